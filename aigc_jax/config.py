@@ -1,0 +1,251 @@
+"""The shared defaults every config starts from, and the checks that turn a wrong one into a line.
+
+A config file defines `get_config(arg="")`, calls `default()`, sets what differs and returns it.
+`--config=configs/x.py:smoke` passes the argument `smoke`: see `finish`.
+"""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
+
+from aigc_jax.errors import UserError, did_you_mean
+from aigc_jax.types import Batch
+
+# Fields that may change when a run is continued: they don't alter what a step computes (the
+# number of steps does where a schedule spans them: see `differences`).
+FREE_FIELDS = frozenset(
+    [
+        "num_train_steps",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "sample_every",
+        "steps_per_dispatch",
+        "parallel",
+        "eval",
+        "on_nonfinite",
+        "data.data_dir",
+        "data.cache_bytes",
+    ]
+)
+
+
+def default() -> ConfigDict:
+    """The fields every config has, with values that suit a small run on any device."""
+    return ConfigDict(
+        {
+            "method": "gan",  # aigc_jax.methods.<method>, or a dotted module name of your own
+            "task": "label",  # what is in a batch: a function of aigc_jax.data.tasks
+            "data": {
+                "source": "digits",  # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE
+                "data_dir": placeholder(str),  # where TFDS looks; default $AIGC_DATA_DIR/tfds
+                "split": "train",
+                "flip": False,  # mirror half of the images
+                "cache_bytes": 2 << 30,  # sets that decode to less than this stay in memory
+            },
+            "image_size": 32,
+            "channels": 0,  # 1 or 3; 0: as the source has
+            "num_classes": -1,  # 0: unconditional; -1: as the source and the task have
+            "batch_size": 64,  # what one update of D sees, over all devices
+            "num_train_steps": 1000,
+            "d_steps": 1,  # D updates per G update
+            "steps_per_dispatch": 1,  # steps per compiled call (lax.scan): hides dispatch latency
+            "seed": 0,
+            "parallel": "pmap",  # pmap | jit | fsdp (jit with the parameters sharded)
+            "dtype": "float32",  # of the computation; parameters and losses stay float32
+            "ema": {"half_life": 10_000.0, "ramp_up": 0.05},  # in images; half_life 0: off
+            "optimizer": {
+                "name": "adam",  # adabelief | adam | adamw | lion | rmsprop | sgd, of optax
+                "lr": 2e-4,
+                "b1": 0.5,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "schedule": "constant",  # constant | cosine | linear, to 0 at num_train_steps
+                "warmup_steps": 0,
+            },
+            "frozen": {},  # name -> workdir of networks that are used and not trained
+            "on_nonfinite": "stop",  # stop | skip (keep the old state for that step)
+            "log_every": 50,
+            "sample_every": 500,
+            "checkpoint_every": 500,
+            "keep_checkpoints": 3,
+            "eval": {
+                "every": 0,  # steps; 0: at the end only
+                "split": "test",
+                "num_samples": 10_000,  # at most; as many real as generated
+                "batch_size": 250,
+                # A classifier adds label accuracy and a Frechet distance: its workdir, or the name
+                # of a config, by which one is then trained first, on the run's own data.
+                "extractor": "",
+                "best": "",  # the metric whose best checkpoint is kept too, e.g. "eval_fd"
+                "best_mode": "min",
+            },
+        }
+    )
+
+
+def finish(config: ConfigDict, arg: str = "") -> ConfigDict:
+    """Applies a config's argument: "" leaves it, "smoke" makes it seconds long.
+
+    Raises:
+      UserError: any other argument.
+    """
+    if arg == "smoke":
+        for field in ("log_every", "sample_every", "checkpoint_every"):
+            config[field] = 4
+        config.num_train_steps = 8
+        config.batch_size = 8
+        config.eval.num_samples = 64
+        config.eval.batch_size = 32
+    elif arg:
+        raise UserError(f"Unknown config argument {arg!r}.{did_you_mean(arg, ['smoke'])}")
+    for name in ("generator", "discriminator"):
+        if name in config and "lr" not in config[name]:
+            config[name].lr = placeholder(float)  # a network's own; None: optimizer.lr
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UserError for values that no run can work with."""
+    _one_of(config, "parallel", ("pmap", "jit", "fsdp"))
+    _one_of(config, "dtype", ("float32", "bfloat16", "float16"))
+    _one_of(config, "on_nonfinite", ("stop", "skip"))
+    for field in ("image_size", "batch_size", "num_train_steps", "d_steps", "steps_per_dispatch"):
+        if config[field] < 1:
+            raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
+    _one_of(config, "eval.best_mode", ("min", "max"))
+    fields = ("log_every", "sample_every", "checkpoint_every")
+    cadences = {field: config[field] for field in fields} | {"eval.every": config.eval.every}
+    for field, every in cadences.items():
+        if every < 0 or every % config.steps_per_dispatch:
+            raise UserError(
+                f"config.{field} is {every}: it must be a multiple of "
+                f"steps_per_dispatch = {config.steps_per_dispatch} (0: never)."
+            )
+
+
+def resolve(config: ConfigDict, batch: Batch) -> ConfigDict:
+    """The config with what it leaves to the data (`channels`, `num_classes`) read off a batch.
+
+    Raises:
+      UserError: the images have another size; there are labels, of which a batch can't tell the
+        number.
+    """
+    config = config.copy_and_resolve_references()
+    if config.num_classes < 0 and "label" in batch:
+        raise UserError("Set config.num_classes: a batch with labels doesn't tell how many.")
+    config.num_classes = max(0, config.num_classes) if "label" in batch else 0
+    if "image" not in batch:
+        return config
+    size, channels = config.image_size, config.channels or batch["image"].shape[-1]
+    if batch["image"].shape[1:] != (size, size, channels):
+        raise UserError(
+            f"The batches hold {'x'.join(map(str, batch['image'].shape[1:]))} images, the config "
+            f"says {size}x{size}x{channels}: set config.image_size and config.channels."
+        )
+    config.channels = channels
+    return config
+
+
+def find(name: str) -> Path:
+    """The config file for `configs/x.py`, `x.py` or `x`: the path itself, else the shipped one.
+
+    Raises:
+      UserError: there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folders = [Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs"]
+    stem, shipped = Path(name).stem, str(Path(name).parent) in (".", "configs")
+    for folder in folders if shipped else ():
+        if (folder / f"{stem}.py").is_file():
+            return folder / f"{stem}.py"
+    known = [path.stem for folder in folders for path in folder.glob("*.py")]
+    raise UserError(f"No config file {name!r}.{did_you_mean(stem, known)}")
+
+
+def load(name: str) -> ConfigDict:
+    """The config of a file or a shipped config's name, with an optional `:argument`."""
+    path, _, arg = name.partition(":")
+    spec = importlib.util.spec_from_file_location("aigc_config", find(path))
+    if spec is None:
+        raise UserError(f"The config file {path!r} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"The config file {path!r} defines no get_config(arg).")
+    return module.get_config(arg)
+
+
+def run_name(name: str) -> str:
+    """`x` for `configs/x.py`, `x_smoke` for `configs/x.py:smoke`."""
+    path, _, arg = name.partition(":")
+    return "_".join([Path(path).stem, *([arg] if arg else [])])
+
+
+def override(config: ConfigDict, argv: list[str]) -> ConfigDict:
+    """The config with `--config.field=value` flags applied, as ml_collections parses them.
+
+    Raises:
+      UserError: an unknown field or flag, or a value of the wrong type.
+    """
+    values, known = flags.FlagValues(), _flat(config.to_dict())
+    for arg in argv:
+        name = arg.removeprefix("--config.").split("=")[0]
+        if arg.startswith("--config.") and name not in known:
+            raise UserError(f"Unknown config key {name!r}.{did_you_mean(name, known)}")
+        field = arg.removeprefix("--").split("=")[0]
+        if field in known:
+            raise UserError(f"Unknown flag --{field}. Did you mean --config.{field}?")
+    argv = ["aigc train", *argv]
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, lock_config=True, flag_values=values, sys_argv=argv
+        )
+        rest = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if rest:
+        raise UserError(f"Unexpected argument {rest[0]!r}: fields are set by --config.field=value.")
+    return holder.value or config
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `ConfigDict.to_json_best_effort` wrote."""
+    return ConfigDict(json.loads(text))
+
+
+def differences(old: Mapping, new: Mapping) -> list[str]:
+    """`field: old -> new` for every field that differs, except those free to change."""
+    old, new = _flat(old), _flat(new)
+    scheduled = new.get("optimizer.schedule", "constant") != "constant"
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted({**old, **new})
+        if old.get(name) != new.get(name)
+        and (not _is_free(name) or (scheduled and name == "num_train_steps"))
+    ]
+
+
+def _one_of(config: ConfigDict, field: str, values: tuple[str, ...]) -> None:
+    value = _flat(config.to_dict())[field]
+    if value not in values:
+        raise UserError(f"config.{field} is {value!r}.{did_you_mean(value, values)}")
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping) and value
+        flat.update(_flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return flat
+
+
+def _is_free(name: str) -> bool:
+    return name in FREE_FIELDS or name.split(".")[0] in FREE_FIELDS

@@ -1,0 +1,71 @@
+"""The data that a config describes: its source, its training stream, its held-out images."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from aigc_jax.data import pipeline, sources, tasks
+from aigc_jax.errors import UserError
+from aigc_jax.types import Batch
+
+
+def dataset(config: ConfigDict, split: str, source: str | None = None) -> sources.Dataset:
+    """A split of `config.data.source` (or of `source`), at the config's size and channels."""
+    return sources.load(
+        source or config.data.source,
+        split=split,
+        data_dir=config.data.data_dir,
+        image_size=config.image_size,
+        channels=config.channels or None,
+        cache_bytes=config.data.cache_bytes,
+    )
+
+
+def training(config: ConfigDict) -> tuple[ConfigDict, Callable[[int], Iterator[Batch]]]:
+    """The config with `channels` and `num_classes` as the source has them, and its batches.
+
+    Returns:
+      the resolved config, and a function from a step to the batches from there on: this process's
+      slices of `d_steps * batch_size` examples.
+
+    Raises:
+      UserError: labels out of range, or any of the source's own errors.
+    """
+    task = tasks.find(config.task)
+    data = dataset(config, config.data.split)
+    config = config.copy_and_resolve_references()
+    config.channels = data.channels
+    labelled = config.task != "generate"  # a user's own task may pass labels on
+    if config.num_classes < 0:
+        config.num_classes = data.num_classes if labelled else 0
+    if labelled and data.num_classes > config.num_classes > 0:
+        raise UserError(
+            f"config.num_classes is {config.num_classes}, but {data.name} has labels up to "
+            f"{data.num_classes - 1}: set it to {data.num_classes}, or to -1 for as many."
+        )
+
+    def batches(step: int) -> Iterator[Batch]:
+        return pipeline.batches(
+            data,
+            task,
+            batch_size=config.batch_size * config.d_steps,
+            seed=config.seed,
+            start=step,
+            flip=config.data.flip,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    return config, batches
+
+
+def held_out(config: ConfigDict, source: str | None = None) -> Iterator[Batch]:
+    """One pass over `config.eval.split`, with `valid`; every process reads all of it.
+
+    Args:
+      source: read this instead; a folder or npz file of its own is read whole.
+    """
+    whole = source is not None and not source.startswith(("tfds:", "digits"))
+    data = dataset(config, "all" if whole else config.eval.split, source)
+    return pipeline.eval_batches(data, tasks.find(config.task), batch_size=config.eval.batch_size)

@@ -1,0 +1,100 @@
+"""A source of images once it is read, and what the readers of every kind share."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from aigc_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Examples without random access.
+
+    `records(seed, epoch)`: one pass as a tf.data.Dataset of undecoded records, in the order of
+    the files when `seed` is None; `epoch` is a scalar int64 tensor. `decode(records)`, of a
+    batch of them: {'image' (B, S, S, C) uint8, 'label' (B,) int32 if labelled}.
+    """
+
+    records: Callable[[int | None, Any], Any]
+    decode: Callable[[Any], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Images of one size, and their labels if there are any.
+
+    Exactly one of `images` (in memory), `read` (random access to files) and `stream` is set.
+    """
+
+    name: str  # resolved: "tfds:mnist/train"
+    num_examples: int
+    image_size: int
+    channels: int  # 1 or 3
+    class_names: tuple[str, ...] = ()  # () without labels
+    images: np.ndarray | None = None  # (N, S, S, C) uint8
+    labels: np.ndarray | None = None  # (N,) int32; None for a stream, which brings its own
+    # Rows (B,) int64 -> images (B, S, S, C) uint8 and the rows they are of, which differ from
+    # those asked for where a file turned out to be unreadable.
+    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    stream: Stream | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """0 without labels."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(S, S, C) of one image."""
+        return self.image_size, self.image_size, self.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `load` was asked for, less the kind."""
+
+    place: str
+    split: str
+    data_dir: str | None
+    image_size: int
+    channels: int | None
+    cache_bytes: int
+
+    def fits(self, count: int, channels: int) -> bool:
+        """Whether the decoded set may be held in memory."""
+        return count * self.image_size**2 * channels <= self.cache_bytes
+
+
+def whole(request: Request, kind: str, remedy: str) -> None:
+    """For sources without splits, where "train" and "all" are everything."""
+    if request.split not in ("train", "all"):
+        raise UserError(f"{kind}:{request.place} has no split {request.split!r}: {remedy}")
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The central square, resized to (size, size)."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cropped first: with `resize(box=...)` the filter would reach beyond the square.
+    image = image.crop((left, top, left + side, top + side))
+    return image if side == size else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """(..., C) uint8 with C in {1, 3} -> the same with `channels` (grey: ITU-R 601 luma)."""
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    luma = images.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    return np.round(luma)[..., None].astype(np.uint8)
+
+
+def progress(items: Iterable[Any], name: str, **kwargs: Any) -> Iterable[Any]:
+    """A progress bar on stderr, for what takes more than two seconds."""
+    return tqdm(items, desc=f"reading {name}", delay=2, leave=False, **kwargs)

@@ -1,0 +1,200 @@
+"""Folders of images: `folder:DIR`, with class subfolders where there are any."""
+
+import concurrent.futures
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from aigc_jax.data.dataset import Dataset, Request, progress, square, whole
+from aigc_jax.errors import UserError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
+_BAD_SHARE = 0.01  # of unreadable files, above which the run fails
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+
+_log = logging.getLogger(__name__)
+
+
+def find_folder(path: str) -> Path | None:
+    """The folder `path`, under the working directory or under `$AIGC_DATA_DIR/images`."""
+    shared = os.environ.get("AIGC_DATA_DIR")
+    roots = [Path(), *([Path(shared, "images")] if shared else [])]
+    found = (root / os.path.expanduser(path) for root in roots)
+    return next((folder for folder in found if folder.is_dir()), None)
+
+
+def read_folder(request: Request) -> Dataset:
+    """Every image below the folder, sorted by path; unreadable files are named and left out."""
+    folder = find_folder(request.place)
+    if folder is None:
+        raise UserError(f"no folder {request.place!r} in {Path.cwd()} or $AIGC_DATA_DIR/images")
+    root, halves = _split_root(folder, request)
+    paths = _image_files(root)
+    if not paths:
+        raise UserError(f"no images in {str(root)!r}: looked for {', '.join(sorted(EXTENSIONS))}")
+    files = _Files(f"folder:{request.place}", paths, request.image_size)
+    files.check()
+    channels = request.channels or (1 if files.grey else 3)
+    images = None
+    if request.fits(len(files.paths), channels):
+        images = files.decode_all(channels)
+    names, labels = _labels(root, halves, files.paths)
+    return Dataset(
+        name=f"{files.name}/{request.split}" if root != folder else files.name,
+        num_examples=len(files.paths),
+        image_size=request.image_size,
+        channels=channels,
+        class_names=names,
+        images=images,
+        labels=labels,
+        read=None if images is not None else files.reader(channels),
+    )
+
+
+def _split_root(folder: Path, request: Request) -> tuple[Path, list[Path]]:
+    """Where the split's images lie, and every folder whose subfolders name classes."""
+    halves = [folder / "train", folder / "test"]
+    if all(half.is_dir() for half in halves):
+        if request.split not in ("train", "test"):
+            raise UserError(f"folder:{request.place} has the splits 'train' and 'test' alone")
+        return folder / request.split, halves
+    whole(request, "folder", "put its images into subfolders 'train' and 'test'")
+    return folder, [folder]
+
+
+def _image_files(root: Path) -> list[Path]:
+    """Every image below `root`, in order; hidden files and folders are not data."""
+    paths = [
+        Path(where, name)
+        for where, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in EXTENSIONS
+    ]
+    return sorted(
+        path
+        for path in paths
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+
+
+def _labels(
+    root: Path, halves: list[Path], paths: list[Path]
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """First-level subfolders as classes, where every image lies in one."""
+    folders = [_class(root, path) for path in paths]
+    if None in folders:
+        return (), None
+    # A class may be missing from one split: its number must not depend on that.
+    others = {_class(half, path) for half in halves for path in _image_files(half)} - {None}
+    order = {name: number for number, name in enumerate(sorted({*folders, *others}))}
+    return tuple(order), np.array([order[name] for name in folders], np.int32)
+
+
+def _class(root: Path, path: Path) -> str | None:
+    folders = path.relative_to(root).parts[:-1]
+    return folders[0] if folders else None
+
+
+def _decode(path: Path, size: int, channels: int) -> np.ndarray:
+    """One file as (S, S, C) uint8."""
+    with Image.open(path) as image:
+        image = _eight_bit(ImageOps.exif_transpose(image))
+        image = image.convert("L" if channels == 1 else "RGB")
+    return np.asarray(square(image, size)).reshape(size, size, channels)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # PIL would clip 16 bits to 8, not scale them
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    return image
+
+
+def _mode(path: Path) -> str:
+    with Image.open(path) as image:
+        return image.mode
+
+
+class _Files:
+    """The readable images among `paths`, and what was wrong with the others."""
+
+    def __init__(self, name: str, paths: list[Path], size: int) -> None:
+        self.name, self.paths, self.size = name, paths, size
+        self.total, self.grey = len(paths), False
+        self.bad: dict[Path, Exception] = {}
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Leave out what has no image's header, and see whether all the rest is grey."""
+        modes = self._each(_mode)
+        self.grey = all(mode in _GREY for mode in modes if mode)
+        self._keep(modes)
+
+    def decode_all(self, channels: int) -> np.ndarray:
+        """All images, (N, S, S, C) uint8."""
+        images = np.empty((len(self.paths), self.size, self.size, channels), np.uint8)
+        row = {path: number for number, path in enumerate(self.paths)}
+
+        def decode(path: Path) -> bool:
+            images[row[path]] = _decode(path, self.size, channels)
+            return True
+
+        done = self._each(decode)
+        self._keep(done)
+        return images if all(done) else images[[ok is not None for ok in done]]
+
+    def reader(self, channels: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """`Dataset.read`: a file that turns out to be unreadable gives way to the next one."""
+        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+        def decode(path: Path) -> np.ndarray:
+            return _decode(path, self.size, channels)
+
+        def one(row: int) -> tuple[np.ndarray, int]:
+            while (image := self._try(decode, self.paths[row])) is None:
+                self._refuse_many()
+                row = (row + 1) % len(self.paths)
+            return image, row
+
+        def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            images, used = zip(*pool.map(one, rows), strict=True)
+            return np.stack(images), np.array(used, np.int64)
+
+        return read
+
+    def _each(self, function: Callable[[Path], Any]) -> list[Any]:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = pool.map(lambda path: self._try(function, path), self.paths)
+            return list(progress(results, self.name, total=len(self.paths)))
+
+    def _try(self, function: Callable[[Path], Any], path: Path) -> Any:
+        """The result for one file, or None where it cannot be read, which is said once."""
+        try:
+            return function(path)
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
+            with self._lock:
+                new = path not in self.bad
+                self.bad[path] = error
+            if new:
+                _log.warning("skipped %s (unreadable: %d): %s", path, len(self.bad), error)
+            return None
+
+    def _keep(self, results: list[Any]) -> None:
+        pairs = zip(self.paths, results, strict=True)
+        self.paths = [path for path, result in pairs if result is not None]
+        self._refuse_many()
+
+    def _refuse_many(self) -> None:
+        if len(self.bad) > _BAD_SHARE * self.total:
+            few = ", ".join(map(str, sorted(self.bad)[:3]))
+            raise UserError(
+                f"{len(self.bad)} of the {self.total} files of {self.name} are no readable "
+                f"images, more than {_BAD_SHARE:.0%}: {few}; remove or replace them"
+            )

@@ -1,0 +1,1 @@
+"""What several networks share, as functions of arrays and Linen modules."""

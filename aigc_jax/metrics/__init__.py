@@ -1,0 +1,1 @@
+"""What is measured of images: no knowledge of methods, no TensorFlow."""

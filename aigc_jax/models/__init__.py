@@ -1,0 +1,34 @@
+"""Networks, one family a file, pure Linen. `build` makes one from a config's section."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from aigc_jax import plugins
+from aigc_jax.errors import UserError, did_you_mean
+
+
+def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
+    """The module `role` of the family `config.name`, e.g. "Generator" of "dcgan".
+
+    Args:
+      config: `name` (a file of aigc_jax.models, or a dotted module of your own) and the module's
+        fields.
+      role: the class in that file.
+      **common: what every network is offered (image_size, dtype, ...); it gets what it declares.
+
+    Raises:
+      UserError: an unknown family or field.
+    """
+    module = plugins.find(sys.modules[__name__], "model", config.name)
+    if not hasattr(module, role):
+        raise UserError(f"Model {config.name!r} has no {role}.")
+    cls = getattr(module, role)
+    known = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
+    fields = {key: value for key, value in config.items() if key not in ("name", "lr")}
+    for key in fields.keys() - known:
+        raise UserError(f"{role} {config.name!r} has no field {key!r}.{did_you_mean(key, known)}")
+    return cls(**{key: value for key, value in common.items() if key in known} | fields)

@@ -1,0 +1,70 @@
+"""Optimizers, schedules and the moving average of weights, from a config."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from aigc_jax.errors import UserError, did_you_mean
+from aigc_jax.types import Array
+
+_SCHEDULES = ("constant", "cosine", "linear")
+_OPTIMIZERS = ("adabelief", "adam", "adamw", "lion", "rmsprop", "sgd")
+
+
+def schedule(config: ConfigDict, num_steps: int) -> optax.Schedule | float:
+    """The learning rate by step: warm-up from 0, then `config.schedule` down to 0 at the end."""
+    if config.schedule not in _SCHEDULES:
+        name = config.schedule
+        raise UserError(f"Unknown schedule {name!r}.{did_you_mean(name, _SCHEDULES)}")
+    if config.schedule == "constant" and not config.warmup_steps:
+        return config.lr
+    steps = max(1, num_steps - config.warmup_steps)
+    main = {
+        "constant": optax.constant_schedule(config.lr),
+        "cosine": optax.cosine_decay_schedule(config.lr, steps),
+        "linear": optax.linear_schedule(config.lr, 0.0, steps),
+    }[config.schedule]
+    warmup = optax.linear_schedule(0.0, config.lr, config.warmup_steps)
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def optimizer(config: ConfigDict, num_steps: int, **overrides: Any) -> optax.GradientTransformation:
+    """The optax optimizer `config.name` with those of the config's fields that it takes.
+
+    Args:
+      config: the `optimizer` section of a config.
+      num_steps: how many updates the schedule spans.
+      **overrides: fields of the section to replace, for one of several networks; None keeps.
+    """
+    config = ConfigDict(config.to_dict() | {k: v for k, v in overrides.items() if v is not None})
+    if config.name not in _OPTIMIZERS:
+        raise UserError(
+            f"Unknown optimizer {config.name!r}.{did_you_mean(config.name, _OPTIMIZERS)}"
+        )
+    make = getattr(optax, config.name)
+    takes = inspect.signature(make).parameters
+    fields = {k: config[k] for k in ("b1", "b2", "eps", "weight_decay") if k in takes}
+    return make(schedule(config, num_steps), **fields)
+
+
+def update(tx: optax.GradientTransformation, grads: Any, opt: Any, params: Any) -> tuple[Any, Any]:
+    """One optimizer step: (new parameters, new optimizer state)."""
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt
+
+
+def ema(average: Any, new: Any, seen: Array, batch_size: int, half_life: float, ramp: float) -> Any:
+    """The moving average after one more step (Karras et al. 2022, appendix F.2).
+
+    Args:
+      seen: images seen before this step, a scalar.
+      half_life: in images, after which an old weight counts half.
+      ramp: early on the half-life is at most this share of the images seen.
+    """
+    half_life = jnp.minimum(half_life, jnp.maximum(seen * ramp, 1e-8)) if ramp else half_life
+    decay = 0.5 ** (batch_size / half_life)
+    return jax.tree.map(lambda old, x: x + decay * (old - x), average, new)

@@ -1,0 +1,144 @@
+"""A run's workdir: the config as resolved, what it ran on, and the trained state read back."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aigc_jax import __version__, methods, parallel
+from aigc_jax import config as configs
+from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.errors import UserError
+from aigc_jax.types import Batch
+
+_PACKAGES = [
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow",
+    "tensorflow-datasets",
+    "clu",
+    "numpy",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run: `method.sample(spec, state, rng, batch)` works on it."""
+
+    workdir: Path
+    config: ConfigDict
+    method: ModuleType
+    spec: Any
+    state: Any
+    step: int
+
+
+def claim(workdir: Path, config: ConfigDict, batch: Batch) -> None:
+    """Writes config.json and run.json, or checks that the run there is of the same config.
+
+    Args:
+      batch: any batch; its shapes are what `load` needs to know the state's.
+
+    Raises:
+      UserError: it is of another one; the line tells what differs.
+    """
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} is a file: name a folder.")
+    if path.exists():
+        old = configs.from_json(path.read_text())
+        changed = configs.differences(old.to_dict(), _plain(config))
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config ({'; '.join(changed)}): "
+                "give the same config, or another --workdir."
+            )
+    if parallel.is_lead():
+        write_json(path, _plain(config))
+        write_json(workdir / "run.json", record(batch))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """All of it or nothing, whenever the process is killed; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=2) + "\n")
+    new.replace(path)
+
+
+def frozen(config: ConfigDict) -> dict[str, Any] | None:
+    """The states of the runs that `config.frozen` names, on one device; None for none."""
+    return {name: load(path).state for name, path in config.frozen.items()} or None
+
+
+def record(batch: Batch) -> dict[str, Any]:
+    """What a run runs on: versions, devices, platform, command; and what its batches hold."""
+    return {
+        "versions": {"aigc_jax": __version__} | {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "command": " ".join(sys.argv),
+        "batch": {name: [list(x.shape[1:]), str(x.dtype)] for name, x in batch.items()},
+    }
+
+
+def load(workdir: str | Path, step: int | None = None) -> Run:
+    """Reads a run back, for sampling or evaluation, onto one device.
+
+    Args:
+      step: of the checkpoint; None: the newest sound one.
+
+    Raises:
+      UserError: there is no run, or no checkpoint.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} is not a run's workdir: it holds no config.json.")
+    config = configs.from_json(path.read_text())
+    method = methods.load(config.method)
+    spec = method.from_config(config)
+    layout = parallel.layout("jit", jax.local_devices()[:1])
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint yet: let `aigc train` reach its first.")
+    with Checkpoints(workdir, layout, read_only=True) as checkpoints:
+        restored = checkpoints.restore(_state_shapes(workdir, config, method, spec), step)
+    if restored is None:
+        raise UserError(f"{workdir} holds no checkpoint yet: let `aigc train` reach its first.")
+    return Run(workdir, config, method, spec, *restored)
+
+
+def _state_shapes(workdir: Path, config: ConfigDict, method: ModuleType, spec: Any) -> Any:
+    """The state's shapes and dtypes, by tracing its initialisation on the batch of run.json."""
+    fields = json.loads((workdir / "run.json").read_text())["batch"]
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype))
+        for name, (shape, dtype) in fields.items()
+    }
+    init = functools.partial(method.init_state, spec)
+    return jax.eval_shape(init, jax.random.key(0), batch, frozen(config))
+
+
+def _plain(config: ConfigDict) -> dict:
+    return json.loads(config.to_json_best_effort())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,352 @@
+"""The one training loop, for every method: data -> step -> logs, pictures, checkpoints, scores."""
+
+import collections
+import contextlib
+import functools
+import itertools
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from aigc_jax import config as configs
+from aigc_jax import evaluate, methods, parallel, runs
+from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.errors import UserError, did_you_mean
+from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
+from aigc_jax.types import Batch, to_uint8
+from aigc_jax.writers import Writers
+
+Stream = Callable[[int], Iterator[Batch]]  # the batches from a step on
+
+
+def run(
+    config: ConfigDict, workdir: str | Path, batches: Iterable[Batch] | Stream | None = None
+) -> Any:
+    """Trains what `config` says in `workdir`, or continues there, to the bit.
+
+    Args:
+      config: see `aigc_jax.config.default`.
+      workdir: gets config.json, run.json, metrics.jsonl, tensorboard/, samples/, losses.png and
+        checkpoints/.
+      batches: of `d_steps * batch_size` examples, numpy, this process's slice of them: any
+        iterable, or a function from a step to the batches from there on (so that a continued run
+        sees the data it would have seen). None: the config's source, by tf.data.
+
+    Returns:
+      the final state.
+
+    Raises:
+      UserError: a config that can't run; a non-finite loss; a full disk.
+    """
+    configs.validate(config)
+    method, workdir = methods.load(config.method), Path(workdir)
+    score, prepare = None, lambda: None
+    layout = parallel.layout(config.parallel)
+    parallel.check_batch_size(config.batch_size, layout)
+    from_source = batches is None
+    if from_source:
+        from aigc_jax.data import configured
+
+        config, stream = configured.training(config)
+    else:
+        stream = _as_stream(batches)
+    # The first batch gives the shapes; a stream that can't go back must not lose it.
+    batches = iter(stream(0))
+    first = next(batches, None)
+    if first is None:
+        raise UserError("There is not one batch to train on.")
+    config = configs.resolve(config, first)
+    if from_source:
+        config, prepare = _with_judge(config, workdir)
+        score = functools.partial(evaluate.scores, config, method)
+    try:
+        spec = method.from_config(config, axis_name=layout.axis_name)
+    except AttributeError as error:  # ConfigDict's, with a suggestion
+        line = " ".join(str(error).split())
+        raise UserError(f"The method {config.method!r} misses a field: {line}") from error
+    loop = _Loop(config, workdir, method, spec, layout, first, score)
+
+    def rest(step: int) -> Iterator[Batch]:
+        again = batches if step == 0 else iter(stream(step))
+        if again is batches:
+            return itertools.chain([first], batches)
+        if hasattr(batches, "close"):
+            batches.close()  # it has given the shapes
+        return again
+
+    return loop.run(rest, prepare)
+
+
+def _with_judge(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Callable[[], None]]:
+    """The config with `eval.extractor` a workdir, and what trains the judge there if need be."""
+    name = config.eval.extractor
+    if not name or (Path(name) / "config.json").exists():
+        return config, lambda: None
+    config, judge, beside = (
+        config.copy_and_resolve_references(),
+        configs.load(name),
+        workdir / "judge",
+    )
+    config.eval.extractor = str(beside) if config.num_classes else ""
+    for field in ("data", "task", "image_size", "channels", "num_classes", "parallel"):
+        judge[field] = config[field]
+    devices = jax.device_count()
+    judge.batch_size = math.ceil(judge.batch_size / devices) * devices
+
+    def prepare() -> None:
+        if not config.num_classes or (beside / "checkpoints" / str(judge.num_train_steps)).is_dir():
+            return
+        tqdm.write(f"First the judge of the samples, {name}, in {beside}.")
+        if int(run(judge, beside).step) < judge.num_train_steps:
+            raise SystemExit(0)  # it was told to stop, and so are we
+
+    return config, prepare
+
+
+def _as_stream(batches: Iterable[Batch] | Stream) -> Stream:
+    if callable(batches):
+        return batches
+    iterator = iter(batches)
+    return lambda step: iterator
+
+
+def farewell(workdir: str | Path) -> str:
+    """The last line of a launch: where to look, and what to run next."""
+    pictures = sorted(Path(workdir).glob("samples/*.png"))
+    look = [str(path) for path in (*pictures[-1:], Path(workdir) / "losses.png")]
+    following = f"aigc sample --workdir {workdir} --out samples.png"
+    return f"Look at {' and '.join(look)}." + f" Next: {following}" * bool(pictures)
+
+
+class _Loop:
+    """One launch of a run."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        method: ModuleType,
+        spec: Any,
+        layout: parallel.Layout,
+        first: Batch,
+        score: Callable[..., dict[str, float]] | None,
+    ) -> None:
+        self.config, self.workdir = config, workdir
+        self.method, self.spec = method, spec
+        self.layout, self.first, self.score = layout, first, score
+        self.rng = jax.random.key(config.seed)
+        self.lead = parallel.is_lead()
+        self.notices: collections.deque[jax.Array] = collections.deque()
+
+    def run(self, stream: Stream, prepare: Callable[[], None]) -> Any:
+        init, shapes = self._init()  # before anything is written: what can't be built fails here
+        runs.claim(self.workdir, self.config, self.first)
+        prepare()
+        with (
+            self._checkpoints() as self.checkpoints,
+            self.checkpoints.naming_a_full_disk(),
+            _told_to_stop() as self.stopping,
+        ):
+            state, start = self._restore(shapes) or (self.layout.place_state(init()), 0)
+            with Writers(self.workdir, start, active=self.lead) as self.writers:
+                if start == 0:
+                    self.writers.parameters(state)
+                return self._train(state, start, stream(start))
+
+    def _checkpoints(self) -> Checkpoints:
+        config = self.config
+        return Checkpoints(
+            self.workdir,
+            self.layout,
+            config.keep_checkpoints,
+            config.eval.best,
+            config.eval.best_mode,
+        )
+
+    def _init(self) -> tuple[Callable[[], Any], Any]:
+        """What makes the first state, and its shapes."""
+        rng = jax.random.fold_in(self.rng, 2**31 - 1)  # apart from every step's
+        batch = jax.tree.map(lambda x: x[:1], self.first)
+        init = functools.partial(self.method.init_state, self.spec)
+        args = (rng, batch, runs.frozen(self.config))
+        return functools.partial(jax.jit(init), *args), jax.eval_shape(init, *args)
+
+    def _restore(self, shapes: Any) -> tuple[Any, int] | None:
+        restored = self.checkpoints.restore(shapes)
+        if restored is not None:
+            step, total = restored[1], self.config.num_train_steps
+            self._say(f"Continuing {self.workdir} from step {step} of {total}.")
+            if step >= total:
+                self._say("That is all of them: for more, raise --config.num_train_steps.")
+        return restored
+
+    def _train(self, state: Any, start: int, batches: Iterator[Batch]) -> Any:
+        config, total = self.config, self.config.num_train_steps
+        step_fn = functools.partial(self.method.train_step, self.spec)
+        if config.on_nonfinite == "skip":
+            step_fn = skip_nonfinite(step_fn)
+        compiled = {
+            n: self.layout.compile(step_fn, state, stacked=n > 1)
+            for n in {1, config.steps_per_dispatch}
+        }
+        history, step = History(config.on_nonfinite), start
+        hooks = self.writers.hooks(total)
+        images_per_step = config.batch_size * config.d_steps
+        progress = tqdm(
+            total=total * images_per_step,
+            initial=start * images_per_step,
+            unit="img",
+            unit_scale=True,
+            disable=not self.lead,
+            smoothing=0.1,
+            dynamic_ncols=True,
+        )
+        with progress:
+            self.progress = progress
+            for n, batch in self._placed(batches, start):
+                state, metrics = compiled[n](state, batch, self.rng)
+                history.append(step, n, metrics)
+                step += n
+                progress.update(n * images_per_step)
+                for hook in hooks:
+                    hook(step)
+                stop = self._must_stop()
+                self._act(state, step, history, last=stop or step == total)
+                if stop:
+                    self._say(f"Stopped at step {step}, saved; the same command continues.")
+                    break
+            else:
+                if step < total:
+                    self._act(state, step, history, last=True)
+                    raise UserError(f"The batches ended at step {step} of {total}; it is saved.")
+        return state
+
+    def _act(self, state: Any, step: int, history: History, last: bool) -> None:
+        """Everything that isn't the step, each at its own cadence."""
+        config = self.config
+        done = step == config.num_train_steps
+
+        def due(every: int) -> bool:
+            return bool(every) and step % every == 0
+
+        means, scores = {}, {}
+        if due(config.log_every) or last:
+            means = self._means(step, history, last)
+        if due(config.sample_every) or done:
+            self._preview(state, step)
+        if due(config.eval.every) or done:
+            scores = self._evaluate(state)
+        self.writers.scalars(step, means | scores)
+        if due(config.checkpoint_every) or last or (scores and config.eval.best):
+            self._save(state, step, history, scores)
+        if last:
+            self.checkpoints.wait()
+            self.writers.plot()
+
+    def _means(self, step: int, history: History, last: bool) -> dict[str, float]:
+        # The step just dispatched may still run: its metrics wait for the next time.
+        means = history.means(leave=0 if last else 1, last_good=self.checkpoints.latest_step)
+        if not means:
+            return {}
+        shown = {name: f"{means[name]:.3g}" for name in means if name.endswith("loss")}
+        self.progress.set_postfix(shown, refresh=False)
+        diagnose = getattr(self.method, "diagnose", None)
+        warning = diagnose(step, means) if diagnose else None
+        if warning:
+            self._say(f"Warning, step {step}: {warning}")
+        return means
+
+    @functools.cached_property
+    def _previewer(self) -> Callable:
+        return self.layout.replicated(functools.partial(self.method.preview, self.spec))
+
+    def _preview(self, state: Any, step: int) -> None:
+        if not hasattr(self.method, "preview"):
+            return
+        rng = jax.random.fold_in(self.rng, 2**31 - 2)  # the same latents each time
+        batch = parallel.first_examples(self.first, 64)
+        grids = self._previewer(state, rng, batch)
+        self.writers.grids(step, {name: np.asarray(to_uint8(x)) for name, x in grids.items()})
+
+    def _evaluate(self, state: Any) -> dict[str, float]:
+        try:
+            scores = self.score(self.spec, state, self.rng) if self.score else {}
+        except UserError as error:  # such as no held-out images; what was trained is worth keeping
+            self._say(f"Not evaluated: {error}")
+            return {}
+        for name, value in scores.items():
+            self._say(f"  {name} = {value:.4g}")
+        best = self.config.eval.best
+        if best and best not in scores:
+            self._say(f"Warning: config.eval.best is {best!r}.{did_you_mean(best, scores)}")
+        return scores
+
+    def _save(self, state: Any, step: int, history: History, scores: dict[str, float]) -> None:
+        history.check(self.checkpoints.latest_step)
+        if not all_finite(state):
+            raise nonfinite(step, "the state", "not a number", self.checkpoints.latest_step)
+        self.checkpoints.save(step, state, scores)
+
+    def _placed(self, batches: Iterator[Batch], start: int) -> Iterator[tuple[int, Any]]:
+        """(steps in the call, batch on the devices), two ahead of use."""
+        from aigc_jax.data.pipeline import prefetch
+
+        def grouped() -> Iterator[tuple[int, Batch]]:
+            step, total, k = start, self.config.num_train_steps, self.config.steps_per_dispatch
+            while step < total:
+                n = k if step % k == 0 and step + k <= total else 1
+                group = list(itertools.islice(batches, n))
+                if len(group) < n:
+                    return
+                batch = jax.tree.map(lambda *x: np.stack(x), *group) if n > 1 else group[0]
+                yield n, batch
+                step += n
+
+        def put(item: tuple[int, Batch]) -> tuple[int, Any]:
+            n, batch = item
+            return n, self.layout.place_batch(batch, stacked=n > 1)
+
+        return prefetch(grouped(), put)
+
+    def _must_stop(self) -> bool:
+        """Whether any process was told to; all of them learn it at the same step."""
+        if jax.process_count() == 1:
+            return self.stopping.is_set()
+        # Asked for now, read two calls later, when it has long arrived.
+        self.notices.append(parallel.any_process(self.stopping.is_set()))
+        return len(self.notices) > 2 and bool(self.notices.popleft())
+
+    def _say(self, text: str) -> None:
+        if self.lead:
+            tqdm.write(text)
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM (a preempted machine's notice) or the first Ctrl-C sets."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def stop(number: int, _: Any) -> None:
+        if number == signal.SIGINT and event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in old.items():
+            # None: a handler that isn't Python's, such as jax.distributed's.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,29 @@
+"""Names for what travels between the rooms of the house, and the conventions it keeps.
+
+Images are NHWC: float32 in [-1, 1] inside the library, uint8 in [0, 255] outside of it.
+A batch is a dict of arrays with one leading example axis. Fields by name:
+
+====================  =================  ===========================================
+field                 shape, dtype       meaning
+====================  =================  ===========================================
+``index``             (B,) int32         position in the stream; every batch has it
+``image``             (B, H, W, C) f32   in [-1, 1]
+``label``             (B,) int32         in [0, num_classes)
+====================  =================  ===========================================
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+PyTree = Any
+
+
+def to_uint8(images: Array) -> Array:
+    """Images in [-1, 1], float, any shape -> uint8 in [0, 255], rounded to nearest."""
+    return jnp.clip(jnp.round((images.astype(jnp.float32) + 1) * 127.5), 0, 255).astype(jnp.uint8)

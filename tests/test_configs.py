@@ -1,0 +1,154 @@
+"""Every shipped config says its command, has the shared fields, and runs to the end as `:smoke`."""
+
+import ast
+import functools
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+from aigc_jax import cli
+from aigc_jax import config as configs
+from aigc_jax.errors import UserError
+from aigc_jax.writers import read_metrics
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+PATHS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+SHARED = """
+method task data.source data.data_dir image_size batch_size num_train_steps d_steps seed
+steps_per_dispatch parallel dtype ema frozen on_nonfinite checkpoint_every log_every sample_every
+eval.every eval.split eval.num_samples eval.extractor eval.best
+""".split()  # noqa: SIM905
+
+each_config = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def has(config, name):
+    try:
+        functools.reduce(lambda section, key: section[key], name.split("."), config)
+    except KeyError:
+        return False
+    return True
+
+
+def numbers(tree, prefix=""):
+    """{dotted name: value} of every leaf of a config."""
+    leaves = {}
+    for key, value in tree.items():
+        deeper = hasattr(value, "items")
+        leaves |= numbers(value, f"{prefix}{key}.") if deeper else {f"{prefix}{key}": value}
+    return leaves
+
+
+def test_there_are_some():
+    assert {"digits_dcgan", "digits_classifier", "mnist_dcgan"} <= {path.stem for path in PATHS}
+
+
+@each_config
+def test_docstring_has_the_command(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    commands = [
+        line.split() for line in docstring.splitlines() if line.strip().startswith("aigc train")
+    ]
+    assert commands
+    named = [part.partition("=")[2] for part in commands[0] if part.startswith("--config=")]
+    # The default config needs no name.
+    assert [configs.find(name).stem for name in named or ["digits_dcgan"]] == [path.stem]
+
+
+@each_config
+def test_has_the_shared_fields(path):
+    config = configs.load(str(path))
+    assert not [name for name in SHARED if not has(config, name)]
+    assert has(config, "model.name") or (
+        has(config, "generator.name") and has(config, "discriminator.name")
+    )
+    configs.validate(config)
+
+
+@each_config
+def test_smoke_is_shorter_and_otherwise_the_same(path):
+    config, smoke = configs.load(str(path)), configs.load(f"{path}:smoke")
+    assert smoke.num_train_steps < config.num_train_steps
+    a, b = numbers(config), numbers(smoke)
+    assert a.keys() == b.keys()
+    changed = {name for name in a if a[name] != b[name]}
+    sizes = {"batch_size", "num_train_steps", "log_every", "sample_every", "checkpoint_every"}
+    assert changed <= sizes | {"eval.num_samples", "eval.batch_size", "eval.extractor"}
+
+
+@each_config
+def test_unknown_argument(path):
+    with pytest.raises(UserError, match=r"'smoek'. Did you mean 'smoke'"):
+        configs.load(f"{path}:smoek")
+
+
+@each_config
+def test_smoke_runs(path, tmp_path):
+    """All of it: steps, pictures, checkpoints, evaluation; narrower, as it is compiling that takes
+    the time, and of 16x16 where the model can."""
+    config = configs.load(f"{path}:smoke")
+    if config.data.source.startswith("tfds:") and "AIGC_DATA_DIR" not in os.environ:
+        pytest.skip("$AIGC_DATA_DIR, where prepared TFDS sets lie, is not set")
+    narrow = [f"--config.{name}=4" for name in numbers(config) if name.endswith(".width")]
+    workdir = tmp_path / "run"
+    flags = [f"--config={path}:smoke", f"--workdir={workdir}", "--config.image_size=16", *narrow]
+    assert cli.main(["train", *flags]) == 0
+    steps = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+    assert config.num_train_steps in steps and len(steps) > 1
+    rows = read_metrics(workdir)
+    assert rows[-1]["step"] == config.num_train_steps
+    assert all(value == value for row in rows for value in row.values())
+    assert (workdir / "losses.png").stat().st_size > 5000
+    if has(config, "generator"):
+        assert len(list((workdir / "samples").glob("*.png"))) > 1
+        assert 0 <= rows[-1]["eval_label_accuracy"] <= 1 and rows[-1]["eval_fd"] > 0
+        assert (workdir / "judge" / "config.json").exists()
+    else:
+        assert "eval_accuracy" in rows[-1]
+
+
+def test_find(tmp_path, monkeypatch):
+    """A path, a name with or without .py, from anywhere; an own file goes before a shipped one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits_dcgan", "digits_dcgan.py", "configs/digits_dcgan.py"):
+        assert configs.find(name).samefile(PATHS[0].parent / "digits_dcgan.py")
+    Path("digits_dcgan.py").write_text("def get_config(arg):\n    return 1\n")
+    assert configs.load("digits_dcgan.py") == 1
+
+
+@pytest.mark.parametrize(
+    "name, text, says",
+    [("notes.md", "# notes", "not a Python file"), ("x.py", "x = 1", r"no get_config")],
+)
+def test_not_a_config(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        configs.load(str(tmp_path / name))
+
+
+def test_override_reads_every_type():
+    flags = ["batch_size=32", "optimizer.lr=1e-3", "data.flip=true", "data.data_dir=/x", "loss=a=b"]
+    config = configs.override(configs.load("digits_dcgan"), [f"--config.{f}" for f in flags])
+    assert (config.batch_size, config.optimizer.lr, config.data.flip) == (32, 1e-3, True)
+    assert (config.data.data_dir, config.loss) == ("/x", "a=b")
+
+
+def test_differences_leave_out_what_is_free():
+    old, new = (configs.load("digits_dcgan").to_dict() for _ in range(2))
+    new["num_train_steps"], new["eval"]["every"], new["data"]["data_dir"] = 1, 7, "/x"
+    assert configs.differences(old, new) == []
+    new["optimizer"]["lr"], new["loss"] = 1.0, "hinge"
+    assert configs.differences(old, new) == [
+        "loss: 'non_saturating' -> 'hinge'",
+        f"optimizer.lr: {old['optimizer']['lr']} -> 1.0",
+    ]
+
+
+def test_a_config_comes_back_from_its_json():
+    config = configs.load("digits_dcgan")
+    again = configs.from_json(config.to_json_best_effort())
+    assert configs.differences(config.to_dict(), again.to_dict()) == []
+    assert len(jax.tree.leaves(again.to_dict())) == len(jax.tree.leaves(config.to_dict()))
