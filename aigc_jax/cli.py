@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ start here:
   aigc train                                    a GAN on handwritten digits: two minutes on a CPU
   aigc sample --workdir runs/digits_dcgan --label 3 --n 64 --out threes.png
   aigc evaluate --fake runs/digits_dcgan        its samples, as a classifier reads them
+  aigc evaluate --real photos --fake samples --metrics fid,kid      any two folders, by Inception
 """
 
 _TRAIN_EPILOG = """\
@@ -51,12 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # What Orbax raises it also logs, with tracebacks.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "concurrent.futures"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and clu tell of their own affairs
     try:
         args.run(args, rest)
     except UserError as error:
-        print(f"aigc {args.verb}: {error}", file=sys.stderr)
+        sys.stderr.write(f"aigc {args.verb}: {error}\n")  # one write: threads can't split it
         return 2
     except KeyboardInterrupt:
         print("Interrupted; the last checkpoint stays.", file=sys.stderr)
@@ -74,7 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", title="commands", metavar="<command>")
-    for name, add in (("train", _add_train), ("sample", _add_sample), ("evaluate", _add_evaluate)):
+    commands = {
+        "train": _add_train,
+        "sample": _add_sample,
+        "evaluate": _add_evaluate,
+        "stats": _add_stats,
+        "compare": _add_compare,
+        "selfcheck": _add_selfcheck,
+    }
+    for name, add in commands.items():
         help_text, epilog = add.__doc__, _TRAIN_EPILOG if name == "train" else None
         verb = verbs.add_parser(
             name, help=help_text, description=help_text, epilog=epilog, formatter_class=keep,
@@ -150,23 +161,122 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser):  # noqa: ANN202
-    """score a run: its own metrics, and its samples as a trained classifier reads them"""
+    """score images or a run, against real images or by the run's own metrics"""
     add = parser.add_argument
-    add("--fake", required=True, metavar="WORKDIR", help="the run to score")
-    add("--real", metavar="SOURCE", help="real images (default: the run's source, eval.split)")
-    add("--extractor", metavar="WORKDIR", help="a classifier's run (default: the run's config's)")
-    add("--num", type=int, help="samples at most (default: the config's eval.num_samples)")
-    add("--seed", type=int, default=0)
+    add("--fake", required=True, metavar="PATH", help=_PATH_HELP)
+    add("--real", metavar="PATH", help="real images, or .npz statistics (a run's default: its own)")
+    add("--metrics", help="e.g. fid,is,kid,prdc (also: fid_infinity, sfid, pr, label_accuracy)")
+    _add_network(add)
+    add("--num", type=int, help="images of each side at most; of a run, so many samples")
+    add("--seed", type=int, default=0, help="of a run's samples")
+    add("--interval", action="store_true", help="a confidence interval of FID (slower)")
     add("--json", metavar="FILE", help="write the scores there too")
     return _evaluate
 
 
-def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
-    from aigc_jax import evaluate, runs
+_PATH_HELP = "a folder or zip of images, an .npz of uint8 images, tfds:NAME/SPLIT, or a run"
 
-    run = runs.load(args.fake)
-    scores = evaluate.run_scores(run, args.real, args.extractor, args.num, args.seed)
-    for name, value in scores.items():
-        print(f"{name:24s} {value:.5g}")
+
+def _add_network(add: Callable) -> None:
+    add("--extractor", help="inception, vgg16, or a classifier's workdir")
+    add("--weights", metavar="FILE", help="the network's (default: found in the cache, or fetched)")
+    add("--protocol", help="tf1 (default), pytorch_fid, clean, adm or stylegan")
+    add("--precision", help="highest (default), high or default, of Inception's products")
+    add("--batch_size", type=int, help="images at once; numbers don't depend on it")
+
+
+def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import evaluate, runs, suite
+    from aigc_jax.metrics import protocols
+
+    if args.num is not None and args.num < 2:
+        raise UserError(f"--num {args.num}: it must be at least 2.")
+    metrics = [name.strip() for name in (args.metrics or "").split(",") if name.strip()]
+    settings = suite.Settings(protocols.find(args.protocol or "tf1"), args.interval)
+    if (Path(args.fake) / "config.json").exists():
+        run = runs.load(args.fake)
+        section = run.config.eval
+        section.extractor = args.extractor or ("inception" if args.weights else section.extractor)
+        for name in ("weights", "protocol", "precision"):
+            section[name] = getattr(args, name) or section[name]
+        settings = suite.Settings(protocols.find(section.protocol), args.interval)
+        found = evaluate.run_scores(run, metrics, args.real, args.num, args.seed, settings)
+    else:
+        metrics = metrics or (["fid", "kid"] if args.real else ["is"])
+        suite.check(metrics)
+        for path in filter(None, (args.fake, args.real)):
+            evaluate.check_readable(path, args.num)
+        found = evaluate.image_scores(
+            metrics, args.real, args.fake, _viewer(args), settings, args.num, args.seed
+        )
+    _show(found, args)
+
+
+def _viewer(args: argparse.Namespace):  # noqa: ANN202
+    from aigc_jax import networks, scoring
+    from aigc_jax.metrics import protocols
+
+    protocol = protocols.find(args.protocol or "tf1")
+    name = args.extractor or "inception"
+    network = networks.load(name, args.weights, protocol, args.precision or "highest")
+    return scoring.Viewer(network, protocol.ddof, batch_size=args.batch_size)
+
+
+def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
+    from aigc_jax import scores
+
+    print(scores.table(found.scores))
+    print(f"\nMeasured by {scores.measured_alike(found.provenance)}.")
     if args.json:
-        Path(args.json).write_text(json.dumps(scores, indent=2) + "\n")
+        content = {**found.scores, "provenance": found.provenance}
+        Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _add_stats(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """write the mean and covariance of images' features, which evaluate takes for --real"""
+    add = parser.add_argument
+    add("path", metavar="PATH", help=_PATH_HELP)
+    add("--out", required=True, metavar="FILE", help="x.npz: mu, sigma, n, meta")
+    _add_network(add)
+    add("--num", type=int, help="images at most; of a run, so many samples")
+    add("--seed", type=int, default=0, help="of a run's samples")
+    return _stats
+
+
+def _stats(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import evaluate
+
+    if not args.out.endswith(".npz"):
+        raise UserError(f"--out {args.out}: end it in .npz.")
+    evaluate.check_readable(args.path, args.num)
+    seen = evaluate.see(args.path, _viewer(args), args.num, args.seed, keep=False)
+    seen.statistics.save(args.out)
+    print(f"Statistics of {seen.n} images, {len(seen.statistics.mu)} features, in {args.out}")
+
+
+def _add_compare(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """one table of the last and the best scores of runs"""
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
+    return _compare
+
+
+def _compare(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import scores
+
+    print(scores.compare(args.workdirs))
+
+
+def _add_selfcheck(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """reproduce published figures with Inception's weights: expected and got"""
+    add = parser.add_argument
+    add("--weights", metavar="FILE", help="Inception's (default: found in the cache, or fetched)")
+    add("--cifar10", metavar="DIR", help="with CIFAR-10's binary or Python batches, or a TFDS set")
+    add("--quick", action="store_true", help="only what takes minutes on a CPU")
+    return _selfcheck
+
+
+def _selfcheck(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import selfcheck
+
+    if not selfcheck.run(args.weights, args.cifar10, args.quick):
+        raise UserError("Figures differ from the published ones: see the table.")

@@ -80,10 +80,15 @@ def default() -> ConfigDict:
                 "split": "test",
                 "num_samples": 10_000,  # at most; as many real as generated
                 "batch_size": 250,
-                # A classifier adds label accuracy and a Frechet distance: its workdir, or the name
-                # of a config, by which one is then trained first, on the run's own data.
+                # The network that samples are measured through: inception, vgg16, a classifier's
+                # workdir, or the name of a config, by which a classifier is then trained first, on
+                # the run's own data. "": samples are not measured.
                 "extractor": "",
-                "best": "",  # the metric whose best checkpoint is kept too, e.g. "eval_fd"
+                "metrics": "fid,label_accuracy",  # of samples; see aigc_jax.suite
+                "protocol": "tf1",  # tf1 | pytorch_fid | clean | adm | stylegan
+                "weights": placeholder(str),  # Inception's file; None: the cache, or downloaded
+                "precision": "highest",  # highest | high | default, of Inception's products
+                "best": "",  # the metric whose best checkpoint is kept too, e.g. "eval_fid"
                 "best_mode": "min",
             },
         }

@@ -1,90 +1,257 @@
-"""One evaluation loop: a method's own `eval_step`, and samples judged by a domain classifier."""
+"""Evaluation of runs and of images: a method's own metrics, and samples through a network."""
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aigc_jax import runs
+from aigc_jax import networks, parallel, runs, scores, suite
 from aigc_jax.errors import UserError
-from aigc_jax.metrics.fid import frechet_distance
-from aigc_jax.metrics.statistics import moments
+from aigc_jax.metrics import protocols, statistics
+from aigc_jax.sampling import Sampler, class_labels, in_turn
+from aigc_jax.scoring import Seen, Viewer
 from aigc_jax.types import Batch
 
 
-def own_metrics(eval_step: Any, state: Any, batches: Iterable[Batch], rng: Any) -> dict[str, float]:
-    """Means of what `eval_step(state, batch, rng) -> {name: (sum, count)}` tells of each batch."""
-    totals: dict[str, np.ndarray] = {}
-    step = jax.jit(eval_step)
-    for batch in batches:
-        for name, pair in step(state, batch, rng).items():
-            totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
-    return {name: float(total / max(count, 1)) for name, (total, count) in totals.items()}
+class Evaluation(NamedTuple):
+    """Records by metric, and how they were made."""
+
+    scores: dict[str, suite.Score]
+    provenance: dict[str, Any]
 
 
-class Judge:
-    """A trained classifier that reads images: labels, and the features for a Frechet distance.
+class Evaluator:
+    """Measures states of one run: programs, network and reference are made once.
 
     Args:
-      workdir: of a run of the method `classifier`. UserError if it is of another.
+      config: of the run; its `eval` section says by what.
+      method, spec: as of a `runs.Run`.
+      layout: of the states; None: this process's devices.
+      metrics: names of `suite.METRICS` and of the method's own; (): those of the config, and all
+        of the method's own.
+      real: in place of the config's source: another one, a zip of images, or statistics.
+      num: samples, whatever the number of real images; None: as many as there are of those, and
+        `eval.num_samples` at most.
+      settings: how numbers are made of features.
+      cache: a folder that keeps what the network saw of the real images.
+
+    Raises:
+      UserError: an unknown metric; a network that can't be read.
     """
 
-    def __init__(self, workdir: str) -> None:
-        run = runs.load(workdir)
-        if not hasattr(run.method, "predict"):
-            raise UserError(f"{workdir} is a run of {run.config.method!r}, not of a classifier.")
-        self.config = run.config
-        self._predict = jax.jit(functools.partial(run.method.predict, run.spec, run.state))
-
-    def read(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, S, S, C) in [-1, 1] -> (predicted labels (B,), features (B, D))."""
-        size, channels = self.config.image_size, self.config.channels
-        if images.shape[1:] != (size, size, channels):
-            raise UserError(
-                f"The classifier reads {size}x{size}x{channels} images, these are "
-                f"{'x'.join(map(str, images.shape[1:]))}: train one of the same size."
+    def __init__(
+        self,
+        config: ConfigDict,
+        method: ModuleType,
+        spec: Any,
+        layout: parallel.Layout | None = None,
+        *,
+        metrics: Sequence[str] = (),
+        real: str | None = None,
+        num: int | None = None,
+        settings: suite.Settings | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        layout = (layout or parallel.layout("jit", jax.local_devices())).without_axis()
+        self._config, self._layout = config, layout
+        own = set(metrics) - set(suite.METRICS)
+        self._own = self._samples = None
+        if hasattr(method, "eval_step") and (own or not metrics):
+            step = functools.partial(method.eval_step, spec)
+            self._own, self._own_names = layout.replicated(step), own
+        else:
+            suite.check(metrics)
+        named = [name for name in metrics or _named(config) if name not in own]
+        if named and hasattr(method, "sample"):
+            self._samples = _Samples(
+                config, Sampler(method, spec, layout), named, real, num, settings, cache
             )
-        logits, features = self._predict(images)
-        return np.argmax(logits, -1), np.asarray(features)
+
+    def __call__(self, state: Any, rng: Any) -> Evaluation:
+        """All scores of a state that lies as the layout places it.
+
+        Raises:
+          UserError: no images to measure by, or not as the metrics need them.
+        """
+        found, provenance = {}, {}
+        if self._own:
+            found, provenance = self._own_scores(state, rng)
+        if self._samples:
+            more, provenance = self._samples(state, rng)
+            found |= more
+        return Evaluation(found, provenance)
+
+    def _own_scores(self, state: Any, rng: Any) -> Evaluation:
+        from aigc_jax.data import configured
+
+        held = configured.held_out(self._config)
+        found = own_metrics(self._own, state, held, rng, self._layout)
+        for name in self._own_names:
+            suite.check([name], list(found))
+        found = {k: v for k, v in found.items() if not self._own_names or k in self._own_names}
+        return Evaluation(found, {"real": held.name, "n_real": len(held)})
 
 
-def judge_samples(
-    judge: Judge, sample: Any, state: Any, rng: Any, batches: Iterable[Batch], num_samples: int
-) -> dict[str, float]:
-    """Compares generated images with real ones of the same labels.
+def _named(config: ConfigDict) -> list[str]:
+    """The config's metrics of samples; none without a network."""
+    names = [name.strip() for name in config.eval.metrics.split(",") if name.strip()]
+    suite.check(names)
+    return names if config.eval.extractor else []
 
-    Args:
-      judge: the classifier.
-      sample: (state, rng, batch) -> images, compiled here; it gets the real batch's labels.
-      batches: real images with `valid`, as `data.pipeline.eval_batches` gives them.
-      num_samples: at most this many.
 
-    Returns:
-      `label_accuracy` of the samples and `label_accuracy_real` (where there are labels), `fd`, the
-      Frechet distance in the classifier's features, and `num_samples` on each side.
-    """
-    sample = jax.jit(sample)
-    real, fake, right, right_real = [], [], [], []
-    for batch in _first(batches, num_samples):
-        valid = batch["valid"] > 0
-        images = np.asarray(sample(state, rng, batch))
-        fake_label, fake_features = judge.read(images)
-        real_label, real_features = judge.read(batch["image"])
-        fake.append(fake_features[valid])
-        real.append(real_features[valid])
-        if "label" in batch:
-            right.append((fake_label == batch["label"])[valid])
-            right_real.append((real_label == batch["label"])[valid])
-    real, fake = np.concatenate(real), np.concatenate(fake)
-    metrics = {"fd": frechet_distance(*moments(real), *moments(fake))}
-    if right:
-        metrics["label_accuracy"] = float(np.concatenate(right).mean())
-        metrics["label_accuracy_real"] = float(np.concatenate(right_real).mean())
-    return metrics | {"num_samples": float(len(fake))}
+def own_metrics(
+    eval_step: Callable, state: Any, batches: Iterable[Batch], rng: Any, layout: parallel.Layout
+) -> dict[str, suite.Score]:
+    """Means of what a compiled `eval_step(state, batch, rng) -> {name: (sum, count)}` tells."""
+    totals: dict[str, np.ndarray] = {}
+    for batch in batches:
+        batch = layout.place_whole(parallel.padded(batch, len(layout.devices)))
+        for name, pair in eval_step(state, batch, rng).items():
+            totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
+    return {
+        name: {"value": float(total / max(count, 1)), "n": int(count)}
+        for name, (total, count) in totals.items()
+    }
+
+
+class _Samples:
+    """The scores of a run's samples beside real images."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        sampler: Sampler,
+        metrics: Sequence[str],
+        real: str | None,
+        num: int | None,
+        settings: suite.Settings | None,
+        cache: Path | None,
+    ) -> None:
+        section = config.eval
+        self._config, self._sampler, self._metrics = config, sampler, metrics
+        self._real, self._num, self._cache = real, num, cache
+        self._settings = settings or suite.Settings(protocols.find(section.protocol))
+        network = networks.load(
+            section.extractor or "inception",
+            section.weights,
+            self._settings.protocol,
+            section.precision,
+        )
+        self._viewer = Viewer(network, self._settings.protocol.ddof, sampler.layout)
+
+    def __call__(self, state: Any, rng: Any) -> Evaluation:
+        real = self._reference
+        batches, n = self._to_fill
+        sample = functools.partial(self._sampler, state, rng)
+        size = (self._config.image_size,) * 2
+        channels = self._viewer.extractor.channels
+        fake = self._viewer.see(_Filled("samples", n, size, channels, batches, sample))
+        names = [name for name in self._metrics if name != "label_accuracy" or _is_read(fake)]
+        provenance = {**self._viewer.extractor.provenance, "n_fake": fake.n}
+        if real is not None:
+            provenance |= {"real": real.name, "n_real": real.n}
+        return Evaluation(suite.score(names, real, fake, self._settings), provenance)
+
+    @functools.cached_property
+    def _held_out(self) -> Any:
+        """The real images that a run's own pipeline reads; None where they are of another kind."""
+        if self._real and (is_statistics(self._real) or zipfile.is_zipfile(self._real)):
+            return None
+        from aigc_jax.data import configured
+
+        return configured.held_out(self._config, self._real)
+
+    @functools.cached_property
+    def _to_fill(self) -> tuple[Callable[[], Iterator[Batch]], int]:
+        """What images are to be made of, and how many: the real ones' labels where there are any."""
+        config, held = self._config, self._held_out
+        most = config.eval.num_samples if self._num is None else self._num
+        if held is not None and (self._num is None or most <= len(held)):
+            return functools.partial(_first, held, most), min(most, len(held))
+        labels = class_labels(config, most)
+        return functools.partial(in_turn, most, labels, config.eval.batch_size), most
+
+    @functools.cached_property
+    def _reference(self) -> Seen | None:
+        if not any(suite.METRICS[name].of_real for name in self._metrics):
+            return None
+        held = self._held_out
+        if held is None:
+            return see(self._real, self._viewer, keep=True)
+        n = min(self._to_fill[1], len(held))
+        name = held.name if n == len(held) else f"{held.name}, the first {n}"
+        shape = held.data.shape
+        images = _Filled(
+            name, n, shape[:2], self._viewer.extractor.channels,
+            functools.partial(_first, held, n), lambda batch: _quantised(batch["image"]),
+        )  # fmt: skip
+        return self._cached(images)
+
+    def _cached(self, images: "_Filled") -> Seen:
+        if self._cache is None:
+            return self._viewer.see(images)
+        key = [dict(self._viewer.extractor.provenance), self._settings.protocol.ddof, images.name]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = self._cache / digest[:16]
+        if path.with_suffix(".npz").exists():
+            return Seen.load(path, images.name)
+        seen = self._viewer.see(images)
+        if parallel.is_lead():
+            _try_to_save(seen, path)
+        return seen
+
+
+def _try_to_save(seen: Seen, path: Path) -> None:
+    try:
+        seen.save(path)
+    except (OSError, UserError) as error:  # it can be made again
+        path.with_suffix(".npz").unlink(missing_ok=True)
+        logging.warning("%s is not kept: %s", path, error)
+
+
+def _is_read(fake: Seen) -> bool:
+    return fake.labels is not None and fake.logits is not None
+
+
+@dataclasses.dataclass
+class _Filled:
+    """Images, see `scoring.Images`, that a function makes of batches."""
+
+    name: str
+    n: int
+    size: tuple[int, int]
+    channels: int
+    fields: Callable[[], Iterator[Batch]]
+    image: Callable[[Batch], np.ndarray]
+    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def batches(
+        self, batch_size: int, transform: Callable | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of their own size, uint8 or transformed; nothing in them is masked."""
+        from aigc_jax.data.dataset import to_channels
+
+        self.labels = []
+        with ThreadPoolExecutor() as pool:
+            for batch in self.fields():
+                valid = np.asarray(batch["valid"]) > 0
+                if "label" in batch:
+                    self.labels.append(np.asarray(batch["label"])[valid])
+                images = to_channels(self.image(batch)[valid], self.channels)
+                if transform:
+                    images = np.stack(list(pool.map(transform, images)))
+                yield images, np.ones(len(images), np.float32)
 
 
 def _first(batches: Iterable[Batch], num: int) -> Iterator[Batch]:
@@ -98,50 +265,135 @@ def _first(batches: Iterable[Batch], num: int) -> Iterator[Batch]:
         seen = int(place[-1])
 
 
-def scores(
-    config: ConfigDict,
-    method: ModuleType,
-    spec: Any,
-    state: Any,
-    rng: Any,
-    source: str | None = None,
-) -> dict[str, float]:
-    """All that can be measured of a state on `config.eval.split`, by name; {} for nothing.
+def _quantised(images: np.ndarray) -> np.ndarray:
+    """[-1, 1] -> uint8, as they lie in files."""
+    return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def is_statistics(path: str) -> bool:
+    """Whether `path` is an .npz file of statistics, not of images."""
+    from aigc_jax.data import images
+
+    return images.is_statistics(path)
+
+
+def check_readable(path: str, num: int | None = None) -> None:
+    """Raises UserError, before a network is fetched, for what `see` could not read."""
+    from aigc_jax.data.images import open_images
+
+    if not (Path(path) / "config.json").exists() and not is_statistics(path):
+        open_images(path, num=num)
+
+
+def see(
+    path: str, viewer: Viewer, num: int | None = None, seed: int = 0, keep: bool = True
+) -> Seen:
+    """What the network sees of a folder, zip or npz of images, a TFDS split, a run or statistics.
 
     Args:
-      source: of the real images; None: the config's.
-    """
-    from aigc_jax.data import configured
+      num: the first so many; of a run, so many samples (default 10,000).
+      seed: of a run's samples.
+      keep: single features, while they fit.
 
-    found = {}
-    if hasattr(method, "eval_step"):
-        eval_step = functools.partial(method.eval_step, spec)
-        found |= own_metrics(eval_step, state, configured.held_out(config, source), rng)
-    if config.eval.extractor:
-        judge = Judge(config.eval.extractor)
-        sample = functools.partial(method.sample, spec)
-        batches = configured.held_out(config, source)
-        found |= judge_samples(judge, sample, state, rng, batches, config.eval.num_samples)
-    return {f"eval_{name}": value for name, value in found.items()}
+    Raises:
+      UserError: nothing to be read there; statistics made in another way than the viewer's.
+    """
+    if (Path(path) / "config.json").exists():
+        return _see_run(runs.load(path), viewer, num, seed, keep)
+    if is_statistics(path):
+        return _see_statistics(path, viewer)
+    from aigc_jax.data.images import open_images
+
+    return viewer.see(open_images(path, channels=viewer.extractor.channels, num=num), keep)
+
+
+def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int, keep: bool) -> Seen:
+    n = num or run.config.eval.num_samples
+    sampler = Sampler(run.method, run.spec)
+    state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
+    batches = functools.partial(in_turn, n, class_labels(run.config, n), 256)
+    size = (run.config.image_size,) * 2
+    sample = functools.partial(sampler, state, rng)
+    name = f"{run.workdir} step {run.step}"
+    return viewer.see(_Filled(name, n, size, viewer.extractor.channels, batches, sample), keep)
+
+
+def _see_statistics(path: str, viewer: Viewer) -> Seen:
+    found, wanted = statistics.load(path), viewer.extractor.provenance
+    if not found.meta:
+        logging.warning("%s doesn't tell its protocol: taken to be as the other side's.", path)
+    for key in ("extractor", "sha256", "protocol", "precision"):
+        here, there = wanted.get(key), found.meta.get(key)
+        if here and there and here != there:
+            raise UserError(
+                f"{path} was made with {key} {there}, this would be {here}: numbers of the two "
+                f"can't be compared. Make it again (aigc stats), or measure as it was."
+            )
+    return Seen(f"{path}", found)
 
 
 def run_scores(
-    run: runs.Run, source: str | None, extractor: str | None, num: int | None, seed: int
-) -> dict[str, float]:
-    """The scores of a trained run; None takes what its config says.
+    run: runs.Run,
+    metrics: Sequence[str] = (),
+    real: str | None = None,
+    num: int | None = None,
+    seed: int = 0,
+    settings: suite.Settings | None = None,
+) -> Evaluation:
+    """The scores of a trained run, which are added to its scores.jsonl too.
+
+    Args:
+      run: its config's `eval` section says what the arguments leave open.
+      seed: of the samples.
 
     Raises:
-      UserError: there is nothing to measure it by.
+      UserError: there is nothing to measure it by, or see `Evaluator`.
     """
-    config = run.config
-    config.eval.extractor = extractor or config.eval.extractor
-    config.eval.num_samples = config.eval.num_samples if num is None else num
-    if config.eval.num_samples < 2:
-        raise UserError(f"--num {num}: it must be at least 2.")
-    found = scores(config, run.method, run.spec, run.state, jax.random.key(seed), source)
-    if not found:
+    evaluator = Evaluator(
+        run.config, run.method, run.spec, metrics=metrics, real=real, num=num, settings=settings,
+        cache=run.workdir / "reference",
+    )  # fmt: skip
+    state = parallel.layout("jit", jax.local_devices()).place_state(run.state)
+    found = evaluator(state, jax.random.key(seed))
+    if not found.scores:
         raise UserError(
             f"{run.workdir} has no metrics of its own: give --extractor a classifier's workdir "
-            "(aigc train --config=digits_classifier or mnist_classifier trains one)."
+            "(aigc train --config=digits_classifier or mnist_classifier trains one), or --metrics."
         )
+    try:
+        record(run.workdir, run.config, run.step, found, seed)
+    except OSError as error:  # what was measured is worth showing
+        logging.warning("%s: no record was added, %s.", run.workdir, error.strerror)
     return found
+
+
+def record(
+    workdir: Path, config: ConfigDict, step: int, found: Evaluation, seed: int | None = None
+) -> None:
+    """Adds an evaluation to a run's scores.jsonl."""
+    images_seen = step * config.batch_size * config.d_steps
+    provenance = {**found.provenance, "seed": seed}
+    scores.append(workdir, step, images_seen, found.scores, provenance)
+
+
+def image_scores(
+    metrics: Sequence[str],
+    real: str | None,
+    fake: str,
+    viewer: Viewer,
+    settings: suite.Settings,
+    num: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """The scores of images anywhere, see `see`.
+
+    Raises:
+      UserError: as `see` and `suite.score` do.
+    """
+    suite.check(metrics)
+    reference = None if real is None else see(real, viewer, num, seed)
+    seen = see(fake, viewer, num, seed)
+    provenance = {**viewer.extractor.provenance, "fake": seen.name, "n_fake": seen.n}
+    if reference is not None:
+        provenance |= {"real": reference.name, "n_real": reference.n}
+    return Evaluation(suite.score(metrics, reference, seen, settings), provenance)

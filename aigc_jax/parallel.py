@@ -114,6 +114,17 @@ class Layout:
             lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
         )
 
+    def place_whole(self, batch: Any) -> Any:
+        """A batch that every process has whole, spread over the devices of a `jit` layout."""
+        sharding = self.sharding(AXIS)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, sharding, lambda rows: x[rows]), batch
+        )
+
+    def without_axis(self) -> "Layout":
+        """The layout of the same state for functions that know no axis, such as sampling."""
+        return Layout("jit", tuple(jax.local_devices()) if self._is_host_local else self.devices)
+
     def _split(self, x: np.ndarray, stacked: bool) -> np.ndarray:
         n = len(self.devices) // jax.process_count()
         if not stacked:
@@ -207,6 +218,16 @@ def any_process(flag: bool) -> jax.Array:
 @functools.cache
 def _any(sharding: NamedSharding) -> Callable:
     return jax.jit(jnp.any, out_shardings=sharding)
+
+
+def padded(batch: Any, multiple: int) -> Any:
+    """Numpy arrays filled up to a multiple by repeating the last example, not `valid` there."""
+    n = len(next(iter(batch.values())))
+    rows = np.minimum(np.arange(-(-n // multiple) * multiple), n - 1)
+    batch = {name: np.asarray(x)[rows] for name, x in batch.items()}
+    if "valid" in batch:
+        batch["valid"] = batch["valid"] * (np.arange(len(rows)) < n)
+    return batch
 
 
 def first_examples(batch: Any, n: int) -> Any:

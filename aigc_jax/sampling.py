@@ -3,17 +3,66 @@
 import functools
 import inspect
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from aigc_jax import parallel
 from aigc_jax.errors import UserError
 from aigc_jax.runs import Run
-from aigc_jax.types import to_uint8
+from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png, tile
+
+
+class Sampler:
+    """A method's `sample`, compiled once, for any state and number of images.
+
+    Args:
+      method, spec: as of a `Run`.
+      layout: of the state's devices, without an axis; None: all of this process.
+      **knobs: of the method's `sample`, e.g. truncation.
+
+    Raises:
+      UserError: the method makes no images, or has no such knob.
+    """
+
+    def __init__(
+        self, method: ModuleType, spec: Any, layout: parallel.Layout | None = None, **knobs: Any
+    ) -> None:
+        self.layout = layout or parallel.layout("jit", jax.local_devices())
+        name = method.__name__.rpartition(".")[2]
+        if not hasattr(method, "sample"):
+            raise UserError(f"The method {name!r} makes no images.")
+        known = list(inspect.signature(method.sample).parameters)[4:]
+        for knob in knobs.keys() - set(known):
+            raise UserError(f"The method {name!r} has no knob {knob!r} for sampling.")
+        sample = functools.partial(method.sample, spec, **knobs)
+        self._compiled = self.layout.replicated(lambda *args: to_uint8(sample(*args)))
+
+    def __call__(self, state: Any, rng: Any, batch: Batch) -> np.ndarray:
+        """(B, H, W, C) uint8, an image for each example of a batch of numpy arrays.
+
+        `state` lies as the layout places it. B may be any number: it is rounded up to one for each
+        device, and the images of the surplus are dropped.
+        """
+        whole = parallel.padded(batch, len(self.layout.devices))
+        images = self._compiled(state, rng, self.layout.place_whole(whole))
+        return np.asarray(images)[: len(batch["index"])]
+
+
+def in_turn(n: int, labels: np.ndarray | None, batch_size: int) -> Iterator[Batch]:
+    """Batches of `index` 0 to n - 1 and their labels, all of one size."""
+    batch_size = min(batch_size, n)
+    for start in range(0, n, batch_size):
+        # The last batch is as large as the others, or the program would be compiled again.
+        index = np.arange(start, start + batch_size, dtype=np.int32)
+        batch = {"index": index, "valid": (index < n).astype(np.float32)}
+        yield batch if labels is None else {**batch, "label": labels[np.minimum(index, n - 1)]}
 
 
 def generate(
@@ -39,26 +88,10 @@ def generate(
     Raises:
       UserError: a label that the run doesn't know, or a knob its method doesn't have.
     """
-    if not hasattr(run.method, "sample"):
-        raise UserError(f"{run.workdir} is a run of {run.config.method!r}, which makes no images.")
-    labels = _labels(run, n, label)
-    known = list(inspect.signature(run.method.sample).parameters)[4:]
-    for name in knobs.keys() - set(known):
-        raise UserError(f"The method {run.config.method!r} has no knob {name!r} for sampling.")
-    layout = parallel.layout("jit", jax.local_devices())
-    sample = functools.partial(run.method.sample, run.spec, **knobs)
-    compiled = layout.replicated(lambda *args: to_uint8(sample(*args)))
-    state, rng = layout.place_state(run.state), jax.random.key(seed)
-    devices = len(layout.devices)
-    batch_size = min(batch_size, math.ceil(n / devices) * devices) // devices * devices or devices
-    images = []
-    for start in range(0, n, batch_size):
-        # The last batch is as large as the others, or the program would be compiled again.
-        index = np.arange(start, start + batch_size, dtype=np.int32)
-        batch = {"index": index}
-        if labels is not None:
-            batch["label"] = labels[np.minimum(index, n - 1)]
-        images.append(np.asarray(compiled(state, rng, layout.place_batch(batch))))
+    labels = class_labels(run.config, n, label)
+    sampler = Sampler(run.method, run.spec, **knobs)
+    state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
+    images = [sampler(state, rng, batch) for batch in in_turn(n, labels, batch_size)]
     return np.concatenate(images)[:n], labels
 
 
@@ -91,14 +124,19 @@ def check_out(out: str | Path) -> None:
         raise UserError(f"--out {out} is there already and not empty: name a new folder.")
 
 
-def _labels(run: Run, n: int, label: int | None) -> np.ndarray | None:
-    classes = run.config.num_classes
+def class_labels(config: ConfigDict, n: int, label: int | None = None) -> np.ndarray | None:
+    """(n,) int32: `label`, or each class of a conditional run in turn; None: unconditional.
+
+    Raises:
+      UserError: there is no such label.
+    """
+    classes = config.num_classes
     if label is None:
         return np.arange(n, dtype=np.int32) % classes if classes else None
     if not classes:
-        raise UserError(f"{run.workdir} is unconditional: leave out --label.")
+        raise UserError(f"The run is unconditional: leave out --label {label}.")
     if not 0 <= label < classes:
-        raise UserError(f"--label {label}: {run.workdir} knows the labels 0 to {classes - 1}.")
+        raise UserError(f"--label {label}: the run knows the labels 0 to {classes - 1}.")
     return np.full(n, label, np.int32)
 
 

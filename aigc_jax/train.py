@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aigc_jax import config as configs
-from aigc_jax import evaluate, methods, parallel, runs
+from aigc_jax import evaluate, methods, parallel, runs, scores
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
@@ -49,7 +49,6 @@ def run(
     """
     configs.validate(config)
     method, workdir = methods.load(config.method), Path(workdir)
-    score, prepare = None, lambda: None
     layout = parallel.layout(config.parallel)
     parallel.check_batch_size(config.batch_size, layout)
     from_source = batches is None
@@ -67,13 +66,12 @@ def run(
     config = configs.resolve(config, first)
     if from_source:
         config, prepare = _with_judge(config, workdir)
-        score = functools.partial(evaluate.scores, config, method)
     try:
         spec = method.from_config(config, axis_name=layout.axis_name)
     except AttributeError as error:  # ConfigDict's, with a suggestion
         line = " ".join(str(error).split())
         raise UserError(f"The method {config.method!r} misses a field: {line}") from error
-    loop = _Loop(config, workdir, method, spec, layout, first, score)
+    loop = _Loop(config, workdir, method, spec, layout, first)
 
     def rest(step: int) -> Iterator[Batch]:
         again = batches if step == 0 else iter(stream(step))
@@ -83,13 +81,19 @@ def run(
             batches.close()  # it has given the shapes
         return again
 
-    return loop.run(rest, prepare)
+    def evaluator() -> evaluate.Evaluator | None:
+        if not from_source:
+            return None
+        prepare()
+        return evaluate.Evaluator(config, method, spec, layout, cache=workdir / "reference")
+
+    return loop.run(rest, evaluator)
 
 
 def _with_judge(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Callable[[], None]]:
     """The config with `eval.extractor` a workdir, and what trains the judge there if need be."""
     name = config.eval.extractor
-    if not name or (Path(name) / "config.json").exists():
+    if name in ("", "inception", "vgg16") or (Path(name) / "config.json").exists():
         return config, lambda: None
     config, judge, beside = (
         config.copy_and_resolve_references(),
@@ -138,19 +142,18 @@ class _Loop:
         spec: Any,
         layout: parallel.Layout,
         first: Batch,
-        score: Callable[..., dict[str, float]] | None,
     ) -> None:
         self.config, self.workdir = config, workdir
         self.method, self.spec = method, spec
-        self.layout, self.first, self.score = layout, first, score
+        self.layout, self.first = layout, first
         self.rng = jax.random.key(config.seed)
         self.lead = parallel.is_lead()
         self.notices: collections.deque[jax.Array] = collections.deque()
 
-    def run(self, stream: Stream, prepare: Callable[[], None]) -> Any:
+    def run(self, stream: Stream, evaluator: Callable[[], evaluate.Evaluator | None]) -> Any:
         init, shapes = self._init()  # before anything is written: what can't be built fails here
         runs.claim(self.workdir, self.config, self.first)
-        prepare()
+        self.evaluator = evaluator()
         with (
             self._checkpoints() as self.checkpoints,
             self.checkpoints.naming_a_full_disk(),
@@ -238,16 +241,16 @@ class _Loop:
         def due(every: int) -> bool:
             return bool(every) and step % every == 0
 
-        means, scores = {}, {}
+        means, values = {}, {}
         if due(config.log_every) or last:
             means = self._means(step, history, last)
         if due(config.sample_every) or done:
             self._preview(state, step)
         if due(config.eval.every) or done:
-            scores = self._evaluate(state)
-        self.writers.scalars(step, means | scores)
-        if due(config.checkpoint_every) or last or (scores and config.eval.best):
-            self._save(state, step, history, scores)
+            values = self._evaluate(state, step)
+        self.writers.scalars(step, means | values)
+        if due(config.checkpoint_every) or last or (values and config.eval.best):
+            self._save(state, step, history, values)
         if last:
             self.checkpoints.wait()
             self.writers.plot()
@@ -277,24 +280,29 @@ class _Loop:
         grids = self._previewer(state, rng, batch)
         self.writers.grids(step, {name: np.asarray(to_uint8(x)) for name, x in grids.items()})
 
-    def _evaluate(self, state: Any) -> dict[str, float]:
+    def _evaluate(self, state: Any, step: int) -> dict[str, float]:
         try:
-            scores = self.score(self.spec, state, self.rng) if self.score else {}
+            found = self.evaluator and self.evaluator(state, self.rng)
         except UserError as error:  # such as no held-out images; what was trained is worth keeping
             self._say(f"Not evaluated: {error}")
             return {}
-        for name, value in scores.items():
+        if not found or not found.scores:
+            return {}
+        if self.lead:
+            evaluate.record(self.workdir, self.config, step, found, self.config.seed)
+        values = {f"eval_{name}": value for name, value in scores.flat(found.scores).items()}
+        for name, value in values.items():
             self._say(f"  {name} = {value:.4g}")
         best = self.config.eval.best
-        if best and best not in scores:
-            self._say(f"Warning: config.eval.best is {best!r}.{did_you_mean(best, scores)}")
-        return scores
+        if best and best not in values:
+            self._say(f"Warning: config.eval.best is {best!r}.{did_you_mean(best, values)}")
+        return values
 
-    def _save(self, state: Any, step: int, history: History, scores: dict[str, float]) -> None:
+    def _save(self, state: Any, step: int, history: History, values: dict[str, float]) -> None:
         history.check(self.checkpoints.latest_step)
         if not all_finite(state):
             raise nonfinite(step, "the state", "not a number", self.checkpoints.latest_step)
-        self.checkpoints.save(step, state, scores)
+        self.checkpoints.save(step, state, values)
 
     def _placed(self, batches: Iterator[Batch], start: int) -> Iterator[tuple[int, Any]]:
         """(steps in the call, batch on the devices), two ahead of use."""

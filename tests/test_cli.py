@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from aigc_jax import cli
+from aigc_jax.scores import read as read_scores
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -131,35 +132,77 @@ def test_evaluate_with_a_judge(gan_run, judge_run, tmp_path, capsys):
     command = ["evaluate", f"--fake={gan_run}", f"--extractor={judge_run}", "--num=50"]
     assert cli.main([*command, f"--json={out}"]) == 0
     scores = json.loads(out.read_text())
-    assert scores["eval_num_samples"] == 50 and scores["eval_fd"] > 0
-    assert 0 <= scores["eval_label_accuracy"] <= 1 and 0 < scores["eval_label_accuracy_real"] <= 1
-    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert told.keys() == scores.keys() and float(told["eval_fd"]) == pytest.approx(
-        scores["eval_fd"], rel=1e-4
-    )
+    assert list(scores) == ["fid", "label_accuracy", "provenance"]
+    assert scores["fid"]["value"] > 0 and next(iter(scores["fid"])) == "value"
+    assert scores["fid"]["n_fake"] == scores["fid"]["n_real"] == 50
+    accuracy = scores["label_accuracy"]
+    assert 0 <= accuracy["value"] <= 1 and 0 < accuracy["real"] <= 1
+    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert float(told["fid"].split()[1]) == pytest.approx(scores["fid"]["value"], rel=1e-4)
+    made = scores["provenance"]
+    assert made["extractor"] == f"classifier {judge_run}" and len(made["sha256"]) == 64
+    assert made["real"] == "digits/test at 16x16x1, the first 50"
+    last = read_scores(gan_run)[-1]
+    assert last["scores"]["fid"] == scores["fid"] and last["step"] == 8
+    assert last["images_seen"] == 8 * 8 and last["provenance"]["seed"] == 0
 
 
-def test_evaluate_against_images_of_a_file(gan_run, judge_run, tmp_path, capsys):
+def test_evaluate_against_images_of_a_file(gan_run, judge_run, tmp_path):
     """Its own samples, of another seed, are nearer to a run than digits are."""
     sample(gan_run, tmp_path / "own.npz", "--seed=5")
     command = ["evaluate", f"--fake={gan_run}", f"--extractor={judge_run}", "--num=64", "--json"]
     distances = []
     for i, real in enumerate([f"--real=npz:{tmp_path / 'own.npz'}", "--real=digits"]):
         assert cli.main([*command, str(tmp_path / f"{i}.json"), real]) == 0
-        distances.append(json.loads((tmp_path / f"{i}.json").read_text())["eval_fd"])
+        distances.append(json.loads((tmp_path / f"{i}.json").read_text())["fid"]["value"])
     assert distances[0] < distances[1]
+
+
+def test_statistics_stand_in_for_the_images_they_were_made_of(gan_run, judge_run, tmp_path):
+    real, fake = tmp_path / "real.npz", tmp_path / "fake.npz"
+    sample(gan_run, real, "--seed=5", "--n=80")
+    sample(gan_run, fake, "--seed=6", "--n=70")
+    judge = f"--extractor={judge_run}"
+    assert cli.main(["stats", str(real), f"--out={tmp_path / 'stats.npz'}", judge]) == 0
+    values = []
+    for i, side in enumerate([real, tmp_path / "stats.npz"]):
+        out = tmp_path / f"{i}.json"
+        command = ["evaluate", f"--fake={fake}", f"--real={side}", judge, f"--json={out}"]
+        assert cli.main([*command, "--metrics=fid"]) == 0
+        values.append(json.loads(out.read_text())["fid"])
+    assert values[0]["value"] == pytest.approx(values[1]["value"], rel=1e-5)
+    assert values[0]["n_real"] == values[1]["n_real"] == 80
+    assert cli.main(["evaluate", f"--fake={gan_run}", f"--real={side}", judge, "--num=60"]) == 0
+    assert read_scores(gan_run)[-1]["scores"]["fid"]["n_real"] == 80
+
+
+def test_statistics_of_another_network_are_refused(gan_run, judge_run, tmp_path, capsys):
+    argv = ["stats", str(gan_run), f"--out={tmp_path / 'x.npz'}", f"--extractor={judge_run}"]
+    assert cli.main([*argv, "--num=20"]) == 0
+    with np.load(tmp_path / "x.npz") as arrays:
+        stats = dict(arrays)
+    meta = json.loads(str(stats["meta"])) | {"sha256": "other"}
+    np.savez(tmp_path / "y.npz", **stats | {"meta": np.array(json.dumps(meta))})
+    command = ["evaluate", f"--fake={gan_run}", f"--extractor={judge_run}", "--num=20"]
+    capsys.readouterr()
+    code, _ = in_process([*command, f"--real={tmp_path / 'y.npz'}", "--metrics=fid"], capsys)
+    assert code == 2
 
 
 def test_evaluate_a_classifier_by_its_own_metrics(judge_run, capsys):
     assert cli.main(["evaluate", f"--fake={judge_run}"]) == 0
-    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert set(told) == {"eval_accuracy", "eval_loss"}
-    # As the loop measured it at the end of training.
-    last = json.loads((judge_run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert float(told["eval_accuracy"]) == pytest.approx(last["eval_accuracy"], abs=0.01)
+    lines = capsys.readouterr().out.splitlines()
+    told = dict(line.split() for line in lines[: lines.index("")])
+    assert set(told) == {"accuracy", "loss"}
+    metrics = (judge_run / "metrics.jsonl").read_text()
+    last = json.loads(metrics.splitlines()[-1])
+    assert float(told["accuracy"]) == pytest.approx(last["eval_accuracy"], abs=0.01)
 
 
-@pytest.mark.parametrize("verb", ["", "train", "sample", "evaluate"])
+VERBS = ["", "train", "sample", "evaluate", "stats", "compare", "selfcheck"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*verb.split(), "--help"])
@@ -169,7 +212,10 @@ def test_help(verb, capsys):
         "": ["train", "sample", "evaluate", "start here"],
         "train": ["--config", "--workdir", "--config.batch_size=128", ":smoke", "--coordinator"],
         "sample": ["--label", "--n", "--seed", "--out", "--truncation"],
-        "evaluate": ["--fake", "--real", "--extractor"],
+        "evaluate": ["--fake", "--real", "--extractor", "--protocol", "--weights", "--metrics"],
+        "stats": ["--out", "--protocol"],
+        "compare": ["WORKDIR"],
+        "selfcheck": ["--weights", "--cifar10"],
     }[verb]
     assert all(word in told for word in wanted)
 
@@ -303,7 +349,7 @@ MISTAKES = {
     "no workdir": ("sample --out={x.png}", ["--workdir"]),
     "command": ("trian", ["trian", "train"]),
     "evaluate nothing": ("evaluate --fake={gan}", ["--extractor"]),
-    "evaluate no run": ("evaluate --fake={empty}", ["{empty}", "config.json"]),
+    "evaluate no images": ("evaluate --fake={empty}", ["{empty}", "image"]),
     "no classifier": ("evaluate --fake={gan} --extractor={gan}", ["'gan'", "classifier"]),
     "real": ("evaluate --fake={gan} --extractor={judge} --real=nowhere", ["'nowhere'"]),
     "too few": ("evaluate --fake={gan} --extractor={judge} --num=1", ["--num 1", "at least 2"]),
@@ -332,7 +378,7 @@ def test_another_size_for_the_judge(gan_run, tmp_path, capsys):
     config = ["--config=digits_classifier:smoke", "--config.image_size=8", "--config.model.width=4"]
     train(*config, f"--workdir={tmp_path / 'judge'}")
     argv = ["evaluate", f"--fake={gan_run}", f"--extractor={tmp_path / 'judge'}"]
-    assert_one_line(*in_process(argv, capsys), "8x8x1", "16x16x1")
+    assert_one_line(*in_process(argv, capsys), "8x8", "16x16")
 
 
 @pytest.mark.parametrize(

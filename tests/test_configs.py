@@ -104,7 +104,7 @@ def test_smoke_runs(path, tmp_path):
     assert (workdir / "losses.png").stat().st_size > 5000
     if has(config, "generator"):
         assert len(list((workdir / "samples").glob("*.png"))) > 1
-        assert 0 <= rows[-1]["eval_label_accuracy"] <= 1 and rows[-1]["eval_fd"] > 0
+        assert 0 <= rows[-1]["eval_label_accuracy"] <= 1 and rows[-1]["eval_fid"] > 0
         assert (workdir / "judge" / "config.json").exists()
     else:
         assert "eval_accuracy" in rows[-1]

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 FLOORS = [
     {"types", "errors", "runtime"},
-    {"parallel", "config", "plugins"},
+    {"parallel", "config", "plugins", "torch_weights"},
     {"losses"},
     {"layers"},
     {"models"},
@@ -19,8 +19,10 @@ FLOORS = [
     {"metrics"},
     {"methods"},
     {"checkpoint"},
-    {"writers", "runs", "history"},
-    {"evaluate", "sampling"},
+    {"writers", "runs", "history", "scores"},
+    {"networks", "sampling", "scoring"},
+    {"suite"},
+    {"evaluate", "selfcheck"},
     {"train"},
     {"cli"},
     {"__main__"},

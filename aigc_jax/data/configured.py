@@ -1,5 +1,6 @@
 """The data that a config describes: its source, its training stream, its held-out images."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import jax
@@ -60,12 +61,32 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Callable[[int], Iterator[B
     return config, batches
 
 
-def held_out(config: ConfigDict, source: str | None = None) -> Iterator[Batch]:
-    """One pass over `config.eval.split`, with `valid`; every process reads all of it.
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Images to measure by; every iteration is one pass of batches with `valid`."""
+
+    data: sources.Dataset
+    task: tasks.Task
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return pipeline.eval_batches(self.data, self.task, batch_size=self.batch_size)
+
+    def __len__(self) -> int:
+        return self.data.num_examples
+
+    @property
+    def name(self) -> str:
+        """Of the source, its split and the size at which it is read."""
+        return f"{self.data.name} at {'x'.join(map(str, self.data.shape))}"
+
+
+def held_out(config: ConfigDict, source: str | None = None) -> HeldOut:
+    """The images of `config.eval.split`; every process reads all of them.
 
     Args:
       source: read this instead; a folder or npz file of its own is read whole.
     """
     whole = source is not None and not source.startswith(("tfds:", "digits"))
     data = dataset(config, "all" if whole else config.eval.split, source)
-    return pipeline.eval_batches(data, tasks.find(config.task), batch_size=config.eval.batch_size)
+    return HeldOut(data, tasks.find(config.task), config.eval.batch_size)

@@ -4,12 +4,12 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aigc_jax.data.dataset import Dataset, Request, progress, square, whole
 from aigc_jax.errors import UserError
@@ -35,7 +35,7 @@ def read_folder(request: Request) -> Dataset:
     if folder is None:
         raise UserError(f"no folder {request.place!r} in {Path.cwd()} or $AIGC_DATA_DIR/images")
     root, halves = _split_root(folder, request)
-    paths = _image_files(root)
+    paths = image_files(root)
     if not paths:
         raise UserError(f"no images in {str(root)!r}: looked for {', '.join(sorted(EXTENSIONS))}")
     files = _Files(f"folder:{request.place}", paths, request.image_size)
@@ -68,19 +68,30 @@ def _split_root(folder: Path, request: Request) -> tuple[Path, list[Path]]:
     return folder, [folder]
 
 
-def _image_files(root: Path) -> list[Path]:
+def image_files(root: Path, extensions: Collection[str] = EXTENSIONS) -> list[Path]:
     """Every image below `root`, in order; hidden files and folders are not data."""
     paths = [
         Path(where, name)
-        for where, _, names in os.walk(root, followlinks=True)
+        for where, names in _walk(root)
         for name in names
-        if os.path.splitext(name)[1].lower() in EXTENSIONS
+        if os.path.splitext(name)[1].lower() in extensions
     ]
     return sorted(
         path
         for path in paths
         if not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    for where, folders, names in os.walk(root, followlinks=True):
+        # A link to a folder above it would be followed again and again.
+        folders[:] = [folder for folder in folders if not _returns(Path(where, folder))]
+        yield where, names
+
+
+def _returns(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in [p.resolve() for p in folder.parents]
 
 
 def _labels(
@@ -91,7 +102,7 @@ def _labels(
     if None in folders:
         return (), None
     # A class may be missing from one split: its number must not depend on that.
-    others = {_class(half, path) for half in halves for path in _image_files(half)} - {None}
+    others = {_class(half, path) for half in halves for path in image_files(half)} - {None}
     order = {name: number for number, name in enumerate(sorted({*folders, *others}))}
     return tuple(order), np.array([order[name] for name in folders], np.int32)
 
@@ -104,14 +115,21 @@ def _class(root: Path, path: Path) -> str | None:
 def _decode(path: Path, size: int, channels: int) -> np.ndarray:
     """One file as (S, S, C) uint8."""
     with Image.open(path) as image:
-        image = _eight_bit(ImageOps.exif_transpose(image))
+        image = eight_bit(ImageOps.exif_transpose(image))
         image = image.convert("L" if channels == 1 else "RGB")
     return np.asarray(square(image, size)).reshape(size, size, channels)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # PIL would clip 16 bits to 8, not scale them
-        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+def eight_bit(image: Image.Image) -> Image.Image:
+    """16 bits scaled to 8 (Pillow's `convert` clips them at 255), and a palette's transparency.
+
+    Raises ValueError for integers that do not fit 16 bits.
+    """
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"pixels in [{pixels.min()}, {pixels.max()}], not in 16 bits")
+        return Image.fromarray(np.round(pixels / 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")
     return image
@@ -122,14 +140,51 @@ def _mode(path: Path) -> str:
         return image.mode
 
 
+class Unreadable:
+    """The files of a set that are no readable images: few are named and left out, many refused."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.files: dict[Any, Exception] = {}
+        self._name, self._total = name, total
+        self._lock = threading.Lock()
+
+    def attempt(self, function: Callable[[Any], Any], file: Any) -> Any:
+        """`function(file)`, or None where that fails, which is said once; for any thread."""
+        try:
+            return function(file)
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
+            with self._lock:
+                new = file not in self.files
+                self.files[file] = error
+            if new:
+                _log.warning("skipped %s (unreadable: %d): %s", file, len(self.files), why(error))
+            return None
+
+    def refuse_many(self) -> None:
+        """Raises UserError once more than one in a hundred could not be read."""
+        if len(self.files) > _BAD_SHARE * self._total:
+            bad = sorted(self.files)
+            raise UserError(
+                f"{len(bad)} of the {self._total} files of {self._name} are no readable images, "
+                f"more than {_BAD_SHARE:.0%}: {', '.join(map(str, bad[:3]))} "
+                f"({why(self.files[bad[0]])}); remove or replace them"
+            )
+
+
+def why(error: Exception) -> str:
+    """The reason in one line; Pillow's names an object in memory, which tells nobody anything."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image format that Pillow knows"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 class _Files:
     """The readable images among `paths`, and what was wrong with the others."""
 
     def __init__(self, name: str, paths: list[Path], size: int) -> None:
         self.name, self.paths, self.size = name, paths, size
-        self.total, self.grey = len(paths), False
-        self.bad: dict[Path, Exception] = {}
-        self._lock = threading.Lock()
+        self.grey = False
+        self._bad = Unreadable(name, len(paths))
 
     def check(self) -> None:
         """Leave out what has no image's header, and see whether all the rest is grey."""
@@ -158,8 +213,8 @@ class _Files:
             return _decode(path, self.size, channels)
 
         def one(row: int) -> tuple[np.ndarray, int]:
-            while (image := self._try(decode, self.paths[row])) is None:
-                self._refuse_many()
+            while (image := self._bad.attempt(decode, self.paths[row])) is None:
+                self._bad.refuse_many()
                 row = (row + 1) % len(self.paths)
             return image, row
 
@@ -171,30 +226,10 @@ class _Files:
 
     def _each(self, function: Callable[[Path], Any]) -> list[Any]:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = pool.map(lambda path: self._try(function, path), self.paths)
+            results = pool.map(lambda path: self._bad.attempt(function, path), self.paths)
             return list(progress(results, self.name, total=len(self.paths)))
-
-    def _try(self, function: Callable[[Path], Any], path: Path) -> Any:
-        """The result for one file, or None where it cannot be read, which is said once."""
-        try:
-            return function(path)
-        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
-            with self._lock:
-                new = path not in self.bad
-                self.bad[path] = error
-            if new:
-                _log.warning("skipped %s (unreadable: %d): %s", path, len(self.bad), error)
-            return None
 
     def _keep(self, results: list[Any]) -> None:
         pairs = zip(self.paths, results, strict=True)
         self.paths = [path for path, result in pairs if result is not None]
-        self._refuse_many()
-
-    def _refuse_many(self) -> None:
-        if len(self.bad) > _BAD_SHARE * self.total:
-            few = ", ".join(map(str, sorted(self.bad)[:3]))
-            raise UserError(
-                f"{len(self.bad)} of the {self.total} files of {self.name} are no readable "
-                f"images, more than {_BAD_SHARE:.0%}: {few}; remove or replace them"
-            )
+        self._bad.refuse_many()

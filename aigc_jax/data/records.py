@@ -8,7 +8,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,23 @@ def _default_root() -> str:
     return os.environ.get("TFDS_DATA_DIR", os.path.expanduser("~/tensorflow_datasets"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A split's images, undecoded."""
+
+    name: str  # resolved: "tfds:mnist/train"
+    num_examples: int
+    shape: tuple[int | None, int | None, int | None]  # (H, W, C), None for what varies
+    read: Callable[[], Iterator[bytes]]  # PNG or JPEG files, in the order of the records
+
+
 def read_tfds(request: Request) -> Dataset:
     """A prepared set, or one that is downloaded and prepared now; its image and its label."""
     tf = tensorflow()
-    import tensorflow_datasets as tfds
-
-    name, _, rest = request.place.partition("/")
-    config, _, split = rest.rpartition("/")
-    builder = _builder(tfds, f"{name}/{config}" if config else name, request.data_dir)
-    split = split or request.split
-    info = _split_info(builder, split)
-    image, label = _features(tfds, builder)
+    name, builder, info, image, label = _open(request.place, request.split, request.data_dir)
     channels = request.channels or (1 if builder.info.features[image].shape[-1] == 1 else 3)
     dataset = Dataset(
-        name=f"tfds:{name}{'/' + config if config else ''}/{split}",
+        name=name,
         num_examples=info.num_examples,
         image_size=request.image_size,
         channels=channels,
@@ -70,6 +73,38 @@ def read_tfds(request: Request) -> Dataset:
     if request.fits(dataset.num_examples, channels):
         return _in_memory(tf, dataset, stream)
     return dataclasses.replace(dataset, stream=stream)
+
+
+def encoded(place: str, data_dir: str | None) -> Encoded:
+    """The images of `NAME[/CONFIG][/SPLIT]`, by default of "train", as they were stored."""
+    tf = tensorflow()
+    name, builder, info, image, _ = _open(place, "train", data_dir)
+    records = _records(tf, name, info.file_instructions, 1)
+    wanted = {image: tf.io.FixedLenFeature([], tf.string)}
+
+    def read() -> Iterator[bytes]:
+        batches = records(None, 0).batch(64).prefetch(2)
+        for batch in batches.map(lambda x: tf.io.parse_example(x, wanted)[image]):
+            yield from batch.numpy()
+
+    return Encoded(name, info.num_examples, builder.info.features[image].shape, read)
+
+
+def _open(place: str, split: str, data_dir: str | None) -> tuple[str, Any, Any, str, str | None]:
+    """Resolved name, builder, the split's info, the names of the image and of the label."""
+    import tensorflow_datasets as tfds
+
+    name, _, rest = place.partition("/")
+    config, _, own_split = rest.rpartition("/")
+    split = own_split or split
+    builder = _builder(tfds, f"{name}/{config}" if config else name, data_dir)
+    info = _split_info(builder, split)
+    return (
+        f"tfds:{name}{'/' + config if config else ''}/{split}",
+        builder,
+        info,
+        *_features(tfds, builder),
+    )
 
 
 def _builder(tfds: Any, name: str, data_dir: str | None) -> Any:

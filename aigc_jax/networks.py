@@ -1,0 +1,81 @@
+"""The networks that metrics look through, by name."""
+
+import hashlib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from aigc_jax import runs
+from aigc_jax.errors import UserError
+from aigc_jax.metrics import inception, inception_weights, vgg_extractor
+from aigc_jax.metrics.extractors import Extractor
+from aigc_jax.metrics.protocols import Protocol
+
+
+def load(
+    name: str, weights: str | None, protocol: Protocol, precision: str = "highest"
+) -> Extractor:
+    """The network `name`.
+
+    Args:
+      name: "inception", "vgg16", the workdir of a classifier's run, or a dotted module of your own
+        with `extractor(weights, protocol, precision) -> Extractor`.
+      weights: its file; None: where it is looked for, see `inception_weights.load`.
+      protocol: how images reach it.
+      precision: of its products, "highest", "high" or "default"; Inception's alone.
+
+    Raises:
+      UserError: there is no such network, or its weights can't be read.
+    """
+    if name == "inception":
+        return inception.extractor(inception_weights.load(weights), protocol, precision)
+    if name == "vgg16":
+        if weights is None:
+            raise UserError(f"vgg16 needs --weights FILE: get {vgg_extractor.ADDRESS}.")
+        return vgg_extractor.load(weights, precision)
+    if Path(name).is_dir():
+        return classifier(name)
+    if "." in name and "/" not in name and importlib.util.find_spec(name.partition(".")[0]):
+        return importlib.import_module(name).extractor(weights, protocol, precision)
+    raise UserError(
+        f"No network {name!r} to look through: give inception, vgg16, or a classifier's workdir "
+        "(aigc train --config=digits_classifier or mnist_classifier trains one)."
+    )
+
+
+def classifier(workdir: str | Path) -> Extractor:
+    """A classifier trained by this library, as an extractor.
+
+    Raises:
+      UserError: the run is of another method.
+    """
+    run = runs.load(workdir)
+    if not hasattr(run.method, "predict"):
+        raise UserError(f"{workdir} is a run of {run.config.method!r}, not of a classifier.")
+
+    def apply(state: Any, images: jax.Array) -> dict[str, jax.Array]:
+        images = images.astype("float32") / 127.5 - 1
+        logits, features = run.method.predict(run.spec, state, images)
+        return {"features": features, "logits": logits}
+
+    return Extractor(
+        name=str(workdir),
+        variables=run.state,
+        apply=apply,
+        channels=run.config.channels,
+        size=(run.config.image_size, run.config.image_size),
+        batch_size=250,
+        provenance={"extractor": f"classifier {workdir}", "sha256": _fingerprint(run.state)},
+    )
+
+
+def _fingerprint(tree: Any) -> str:
+    """SHA-256 of the values of a tree of arrays."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
