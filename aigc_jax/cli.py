@@ -223,9 +223,11 @@ def _viewer(args: argparse.Namespace):  # noqa: ANN202
 
 
 def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
-    from aigc_jax import scores
+    from aigc_jax import scores, suite
 
     print(scores.table(found.scores))
+    for line in suite.remarks(found.scores):
+        logging.warning("%s", line)
     print(f"\nMeasured by {scores.measured_alike(found.provenance)}.")
     if args.json:
         content = {**found.scores, "provenance": found.provenance}

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aigc_jax import networks, parallel, runs, scores, suite
+from aigc_jax import __version__, networks, parallel, runs, scores, suite
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import protocols, statistics
 from aigc_jax.sampling import Sampler, class_labels, in_turn
@@ -158,10 +158,8 @@ class _Samples:
         channels = self._viewer.extractor.channels
         fake = self._viewer.see(_Filled("samples", n, size, channels, batches, sample))
         names = [name for name in self._metrics if name != "label_accuracy" or _is_read(fake)]
-        provenance = {**self._viewer.extractor.provenance, "n_fake": fake.n}
-        if real is not None:
-            provenance |= {"real": real.name, "n_real": real.n}
-        return Evaluation(suite.score(names, real, fake, self._settings), provenance)
+        found = suite.score(names, real, fake, self._settings)
+        return Evaluation(found, _provenance(self._viewer, self._settings, real, fake))
 
     @functools.cached_property
     def _held_out(self) -> Any:
@@ -174,7 +172,7 @@ class _Samples:
 
     @functools.cached_property
     def _to_fill(self) -> tuple[Callable[[], Iterator[Batch]], int]:
-        """What images are to be made of, and how many: the real ones' labels where there are any."""
+        """What samples are made of, the labels of the real images where there are any; how many."""
         config, held = self._config, self._held_out
         most = config.eval.num_samples if self._num is None else self._num
         if held is not None and (self._num is None or most <= len(held)):
@@ -393,7 +391,15 @@ def image_scores(
     suite.check(metrics)
     reference = None if real is None else see(real, viewer, num, seed)
     seen = see(fake, viewer, num, seed)
-    provenance = {**viewer.extractor.provenance, "fake": seen.name, "n_fake": seen.n}
-    if reference is not None:
-        provenance |= {"real": reference.name, "n_real": reference.n}
+    provenance = _provenance(viewer, settings, reference, seen) | {"seed": seed}
     return Evaluation(suite.score(metrics, reference, seen, settings), provenance)
+
+
+def _provenance(
+    viewer: Viewer, settings: suite.Settings, real: Seen | None, fake: Seen
+) -> dict[str, Any]:
+    sides = {"fake": fake.name, "n_fake": fake.n}
+    if real is not None:
+        sides |= {"real": real.name, "n_real": real.n}
+    rules = {"splits": settings.protocol.split_size or settings.protocol.splits}
+    return {**viewer.extractor.provenance, **rules, **sides, "version": __version__}

@@ -22,7 +22,7 @@ _VALUES = {
     "pr": ("precision", "recall"),
 }
 # What may differ between two comparable numbers.
-_INCIDENTAL = frozenset(["seed", "fake", "weights", "time", "version", "device"])
+_INCIDENTAL = frozenset(["seed", "fake", "weights", "official", "version"])
 
 
 def flat(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -41,10 +41,10 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     for name, value in flat(scores).items():
         score = scores.get(name) or scores[name.partition("_")[0]]
         spread = ""
-        if "std" in score:
-            spread = f"  +- {score['std']:.4g}"
         if "interval" in score:
-            spread += "  95% [{:.5g}, {:.5g}]".format(*score["interval"])
+            spread = "  95% [{:.5g}, {:.5g}]".format(*score["interval"])
+        elif "std" in score:
+            spread = f"  +- {score['std']:.4g}"
         if "real" in score:
             spread += f"  (real images: {score['real']:.5g})"
         lines.append(f"{name:20s} {value:.6g}{spread}")

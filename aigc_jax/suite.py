@@ -11,8 +11,7 @@ label_accuracy   samples that the network reads as the class they were asked to 
 """
 
 import dataclasses
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aigc_jax.errors import UserError, did_you_mean
@@ -67,8 +66,6 @@ def score(
         for side, field in ((real, metric.of_real), (fake, metric.of_fake)):
             if field and getattr(side, field) is None:
                 raise UserError(f"{name}: {_MISSING[field].format(side.name)}")
-    if real is not None:
-        _warn_of_few(names, real, fake)
     return {name: METRICS[name].score(real, fake, settings) for name in names}
 
 
@@ -81,11 +78,10 @@ _MISSING = {
 }
 
 
-def _warn_of_few(names: Sequence[str], real: Seen, fake: Seen) -> None:
-    if not {"fid", "fid_infinity", "sfid"} & set(names):
-        return
-    for line in fid.warnings_for(real.n, fake.n, len(fake.statistics.mu)):
-        logging.warning("%s", line)
+def remarks(scores: Mapping[str, Score]) -> list[str]:
+    """What is to be told beside records: a sentence each, none where all is well."""
+    found = scores.get("fid")
+    return fid.warnings_for(found["n_real"], found["n_fake"], found["dim"]) if found else []
 
 
 def _sides(real: Seen, fake: Seen) -> Score:
@@ -101,7 +97,8 @@ def _fid(real: Seen, fake: Seen, settings: Settings) -> Score:
     record = {"value": found.value, **_sides(real, fake)}
     if settings.interval and y is not None:
         record["interval"] = fid.interval(y, real.statistics if x is None else x)
-    return record | {"mean_part": found.mean_part, "covariance_part": found.covariance_part}
+    record |= {"mean_part": found.mean_part, "covariance_part": found.covariance_part}
+    return record | {"dim": len(fake.statistics.mu)}
 
 
 def _fid_infinity(real: Seen, fake: Seen, settings: Settings) -> Score:

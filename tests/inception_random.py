@@ -97,18 +97,25 @@ def _noise(rng, count, side):
 def _set_statistics(arrays, images):
     """Puts the mean and variance of what each convolution makes of images into its batch norm."""
 
-    @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-    def convolve(x, kernel, stride, padding, pooled):
-        layout = ("NHWC", "OIHW", "NHWC")
-        x = forms.mean_3x3(x) if pooled else x
-        y = lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=layout)
-        return y, y.mean((0, 1, 2)), y.var((0, 1, 2))
-
     def unit(name, x, stride=1, padding="SAME", pooled=False):
-        y, mean, variance = convolve(x, arrays[f"{name}.conv.weight"], stride, padding, pooled)
+        x = forms.mean_3x3(x) if pooled else x
+        y, mean, variance = _convolve(x, arrays[f"{name}.conv.weight"], stride, padding)
         arrays[f"{name}.bn.running_mean"] = np.asarray(mean)
         arrays[f"{name}.bn.running_var"] = np.asarray(variance)
-        scale = arrays[f"{name}.bn.weight"] / jnp.sqrt(variance + EPSILON)
-        return jax.nn.relu((y - mean) * scale + arrays[f"{name}.bn.bias"])
+        return _activate(y, mean, variance, arrays[f"{name}.bn.weight"], arrays[f"{name}.bn.bias"])
 
-    return inception.network(unit, jnp.asarray(images))
+    x, _ = inception.large_layers(unit, jnp.asarray(images))
+    return inception.small_layers(unit, x)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _convolve(x, kernel, stride, padding):
+    layout = ("NHWC", "OIHW", "NHWC")
+    y = lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=layout)
+    return y, y.mean((0, 1, 2)), y.var((0, 1, 2))
+
+
+@jax.jit
+def _activate(y, *parts):
+    mean, variance, gamma, beta = (part.reshape(1, 1, 1, -1) for part in parts)
+    return jax.nn.relu((y - mean) / jnp.sqrt(variance + EPSILON) * gamma + beta)

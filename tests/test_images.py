@@ -131,9 +131,10 @@ def test_npz_by_its_other_key_in_fortran_order_and_beside_statistics(tmp_path):
     np.savez(tmp_path / "x.npz", images=array, mu=np.zeros(3), sigma=np.eye(3))
     assert is_statistics("x.npz")
     same(open_images("npz:x.npz").read(), array)
-    same(
-        (batch for batch, _ in open_images("npz:x.npz", num=4).batches(2)), [array[:2], array[2:4]]
-    )
+    same(open_images("npz:x.npz", num=3).read(), array[:3])
+    (_, ones), (last, mask) = open_images("npz:x.npz", num=3).batches(2)
+    np.testing.assert_array_equal(last, [array[2], np.zeros_like(array[2])])
+    assert ones.tolist() == [1, 1] and mask.tolist() == [1, 0]
 
 
 def test_npz_is_not_held_in_memory(tmp_path):
@@ -373,6 +374,20 @@ def test_look_ahead_is_bounded_and_ends_with_the_reader(tmp_path, ahead):
     assert len(seen) == most  # what the caller has, and four for each thread or one batch
     reading.close()
     assert threading.active_count() == before
+
+
+def test_a_reader_that_ends_early_leaves_the_rest_alone(tmp_path):
+    numbered(tmp_path / "set", 60)
+    seen = []
+
+    def transform(image):
+        seen.append(time.sleep(0.02))
+        return image
+
+    reading = open_images("set").batches(25, transform, threads=1)
+    next(reading)
+    reading.close()
+    assert len(seen) < 40  # of the 50 asked for
 
 
 def test_order_does_not_depend_on_how_long_an_image_takes(tmp_path):

@@ -86,7 +86,7 @@ def test_torch_fidelitys_precision_and_recall(case, torch_precision_recall):
     np.testing.assert_allclose(precision_recall(real, fake), truth, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("strict", [True, False])
 def test_tiles_change_nothing(small_tiles, dtype, strict):
     real, fake = (x.astype(dtype) for x in sets())
@@ -145,15 +145,19 @@ def test_as_few_images_as_there_are_neighbours():
     assert prdc(real, fake, 5) == brute_force(real, fake, 5)
 
 
-# prdc's README: 10,000 of N(0, I) in 1000 dimensions, k = 5.
+# prdc's README: 10,000 of N(0, I) in 1000 dimensions, k = 5; and the spread over 8 such draws.
 PUBLISHED = PRDC(0.4772, 0.4705, 1.0555, 0.9735)
+SPREAD = PRDC(0.0127, 0.0110, 0.0618, 0.0065)
 
 
 @pytest.mark.slow
-def test_published_numbers_of_gaussians():
-    rng = np.random.default_rng(0)
-    found = prdc(*rng.normal(size=(2, 10_000, 1000)).astype(np.float32))
-    np.testing.assert_allclose(found, PUBLISHED, atol=0.02)
+def test_published_numbers_of_gaussians(naeem):
+    real, fake = np.random.default_rng(0).normal(size=(2, 10_000, 1000)).astype(np.float32)
+    found = prdc(real, fake)
+    off = np.abs(np.subtract(found, PUBLISHED)) / SPREAD
+    assert off.max() < 3 * 2**0.5, "the README's draw and this one differ by more than chance"
+    # The package rounds distances to float32: a tie in 10^8 pairs may fall otherwise.
+    np.testing.assert_allclose(found, naeem(real, fake, 5), rtol=1e-4)
 
 
 def test_identical_distributions_in_expectation():

@@ -152,15 +152,16 @@ def test_every_metric_leaves_a_record(sides):
     assert low < found["fid"]["value"] < high
     parts = found["fid"]["mean_part"] + found["fid"]["covariance_part"]
     assert parts == pytest.approx(found["fid"]["value"])
-    assert list(found["kid"])[0] == "value" and found["kid"]["subset_size"] == 40
+    assert next(iter(found["kid"])) == "value" and found["kid"]["subset_size"] == 40
     assert 0 <= found["prdc"]["coverage"] <= 1
     right = (fake.logits.argmax(-1) == np.arange(40) % 3).mean()
     assert found["label_accuracy"]["value"] == pytest.approx(right)
 
 
-def test_few_images_are_said_not_refused(sides, caplog):
-    suite.score(["fid"], *sides, suite.Settings())
-    assert "61 real images" in caplog.text and "40 generated images" in caplog.text
+def test_few_images_are_said_not_refused(sides):
+    lines = suite.remarks(suite.score(["fid"], *sides, suite.Settings()))
+    assert [line.partition(":")[0] for line in lines] == ["61 real images", "40 generated images"]
+    assert suite.remarks({"is": {"value": 1.0}}) == []
 
 
 def test_the_inception_score_needs_no_real_images(sides):

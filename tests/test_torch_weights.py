@@ -2,6 +2,7 @@
 
 import collections
 import copyreg
+import importlib.util
 import io
 import os
 import pickle
@@ -9,6 +10,7 @@ import struct
 import tracemalloc
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +150,25 @@ def test_strip_prefix():
         torch_weights.strip_prefix(arrays | {"a": np.ones(3)}, "module.")
 
 
+# The heads of LPIPS 0.1, as PyTorch of 2018 saved them on a GPU.
+LPIPS = {
+    "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+}
+
+
+@pytest.mark.parametrize("network", LPIPS)
+def test_published_file_of_2018(network, torch):
+    package = importlib.util.find_spec("lpips")
+    if package is None:
+        pytest.skip("lpips, whose wheel holds the file, is not installed")
+    path = Path(package.origin).parent / "weights" / "v0.1" / f"{network}.pth"
+    assert torch_weights.sha256(path) == LPIPS[network]
+    expected = torch.load(path, map_location="cpu", weights_only=True)
+    assert_same(torch_weights.load(path), as_numpy(torch, expected))
+
+
 # ---- safetensors, npz, pickles of numpy
 
 
@@ -222,6 +243,14 @@ def test_pickles_of_numpy_arrays(protocol, core, tmp_path):
     expected["Mixed.branch.big"] = inner["kernel"]
     arrays = torch_weights.load(tmp_path / "x.pickle")
     assert_same(arrays, expected | {"l.1": inner["kernel"]})
+
+
+def test_ordered_dict_of_python_2(tmp_path):
+    array = pickle.dumps(np.arange(3), 2)[2:-1]
+    program = b"\x80\x02ccollections\nOrderedDict\n](](U\x01a" + array + b"ee\x85R."
+    (tmp_path / "x.pkl").write_bytes(program)
+    assert list(pickle.loads(program)) == ["a"]
+    assert_same(torch_weights.load(tmp_path / "x.pkl"), {"a": np.arange(3)})
 
 
 def test_pickled_bfloat16(tmp_path):

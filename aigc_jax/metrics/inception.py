@@ -27,6 +27,13 @@ Precision = Literal["highest", "high", "default"]
 Variables = Mapping[str, Mapping[str, Array]]
 
 EPSILON = 1e-3  # of every batch norm
+# Where fewer products pay on CPU for the transforms, and for seconds of compiling them.
+WINOGRAD = {
+    "Conv2d_2a_3x3",
+    "Conv2d_4a_3x3",
+    "Mixed_7b.branch3x3dbl_2",
+    "Mixed_7c.branch3x3dbl_2",
+}
 SMALLEST = 75  # pixels: the stem and two reductions leave one of them
 
 
@@ -90,7 +97,9 @@ def apply(variables: Variables, x: Array, precision: Precision = "highest") -> d
             f"299x299 first ({SMALLEST}x{SMALLEST} is the least)."
         )
     level = lax.Precision(precision)
-    taps = network(functools.partial(_unit, variables, level), x)
+    unit = functools.partial(_unit, variables, level)
+    x, taps = forms.one_by_one(functools.partial(large_layers, unit), x)
+    taps |= small_layers(unit, x)
     product = jnp.matmul(taps["2048"], variables["fc"]["kernel"], precision=level)
     return {
         **taps,
@@ -156,27 +165,32 @@ def _unit(
     pooled: bool = False,
 ) -> Array:
     kernel, bias = variables[name]["kernel"], variables[name]["bias"]
-    y = forms.conv(x, kernel, stride, padding, precision)
+    y = forms.conv(x, kernel, stride, padding, precision, winograd=name in WINOGRAD)
     # The mean commutes with a 1x1 convolution, which leaves it fewer channels.
     y = forms.mean_3x3(y) if pooled else y
     return jax.nn.relu(y + bias.reshape(1, 1, 1, -1))
 
 
-def network(unit: Unit, x: Array) -> dict[str, Array]:
-    """The taps of `apply` but for the logits; `unit` computes all that has weights."""
+def large_layers(unit: Unit, x: Array) -> tuple[Array, dict[str, Array]]:
+    """All before the blocks of 17x17 pixels, and the taps "64" and "192"."""
     taps = {}
     x = unit("Conv2d_1a_3x3", x, stride=2, padding="VALID")
     x = unit("Conv2d_2a_3x3", x, padding="VALID")
     x = unit("Conv2d_2b_3x3", x)
-    x = forms.max_3x3_stride_2(x)
+    x = forms.max_3x3(x, stride=2)
     taps["64"] = x.mean((1, 2))
     x = unit("Conv2d_3b_1x1", x)
     x = unit("Conv2d_4a_3x3", x, padding="VALID")
-    x = forms.max_3x3_stride_2(x)
+    x = forms.max_3x3(x, stride=2)
     taps["192"] = x.mean((1, 2))
     for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
         x = _join(_block_a(_within(unit, block), x))
-    x = _join(_block_b(_within(unit, "Mixed_6a"), x))
+    return _join(_block_b(_within(unit, "Mixed_6a"), x)), taps
+
+
+def small_layers(unit: Unit, x: Array) -> dict[str, Array]:
+    """The blocks of 17x17 and of 8x8 pixels; the taps "spatial", "768" and "2048"."""
+    taps = {}
     for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
         branches = _block_c(_within(unit, block), x)
         if block == "Mixed_6d":
@@ -216,7 +230,7 @@ def _block_b(unit: Unit, x: Array) -> list[Array]:
     return [
         unit("branch3x3", x, stride=2, padding="VALID"),
         unit("branch3x3dbl_3", double, stride=2, padding="VALID"),
-        forms.max_3x3_stride_2(x),
+        forms.max_3x3(x, stride=2),
     ]
 
 
@@ -234,7 +248,7 @@ def _block_d(unit: Unit, x: Array) -> list[Array]:
     return [
         unit("branch3x3_2", unit("branch3x3_1", x), stride=2, padding="VALID"),
         unit("branch7x7x3_4", long, stride=2, padding="VALID"),
-        forms.max_3x3_stride_2(x),
+        forms.max_3x3(x, stride=2),
     ]
 
 

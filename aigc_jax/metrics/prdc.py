@@ -8,6 +8,7 @@ few images are compared again on the host in float64. So the result is that of f
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -115,7 +116,8 @@ def _check(real: np.ndarray, fake: np.ndarray, k: int) -> None:
 
 
 def _points(given: np.ndarray, centre: np.ndarray) -> _Points:
-    near = jnp.asarray(given - centre.astype(given.dtype), jnp.float32)
+    near = given - centre.astype(np.result_type(given, np.float32))
+    near = jnp.asarray(near, jnp.float32)
     return _Points(given, centre, near, np.asarray((near * near).sum(1)))
 
 
@@ -139,27 +141,34 @@ def _starts(n: int, size: int = _TILE) -> range:
 
 def _radii(points: _Points, k: int) -> np.ndarray:
     """(N,) float64: each point's squared distance to its k-th neighbour among the others."""
-    tiles = _starts(len(points.given))
-    return np.concatenate([_kth(points, i, k, *_neighbours(points, i, k)) for i in tiles])
+    starts = _starts(len(points.given))
+    found = {i: [] for i in starts}
+    for i, j in itertools.combinations_with_replacement(starts, 2):
+        x, y = (points.near[start : start + _TILE] for start in (i, j))
+        for of, among, tile in zip(
+            (i, j), (j, i), _tile_neighbours(x, y, i == j, k + _SPARE), strict=False
+        ):
+            values, index = map(np.asarray, tile)
+            found[of].append((values, index + among))
+    return np.concatenate([_kth(points, i, k, *_least(found[i], k + _SPARE)) for i in starts])
 
 
-def _neighbours(points: _Points, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the points of a tile: squared distances (n, k + spare), rising, and whose they are."""
-    x, found = points.near[start : start + _TILE], []
-    for j in _starts(len(points.given)):
-        y = points.near[j : j + _TILE]
-        found.append(_tile_neighbours(x, y, start - j, min(k + _SPARE, len(y))))
-    values = np.concatenate([values for values, _ in found], 1)
-    index = [index + j for (_, index), j in zip(found, _starts(len(points.given)), strict=True)]
-    order = np.argsort(values, 1)[:, : k + _SPARE]
-    return (np.take_along_axis(a, order, 1) for a in (values, np.concatenate(index, 1)))
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _tile_neighbours(x: Array, y: Array, same: bool, count: int) -> list[tuple[Array, Array]]:
+    """Each of x's nearest in y, squared distances and indices, and, if they differ, of y's in x."""
+    squares = _squares(x, y)
+    if same:
+        squares = jnp.where(jnp.eye(len(x), dtype=bool), jnp.inf, squares)
+    sides = [squares] if same else [squares, squares.T]
+    nearest = [jax.lax.top_k(-side, min(count, side.shape[1])) for side in sides]
+    return [(-values, index) for values, index in nearest]
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _tile_neighbours(x: Array, y: Array, offset: int, count: int) -> tuple[Array, Array]:
-    itself = jnp.arange(len(x))[:, None] + offset == jnp.arange(len(y))[None]
-    values, index = jax.lax.top_k(-jnp.where(itself, jnp.inf, _squares(x, y)), count)
-    return -values, index
+def _least(tiles: list, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the neighbours found in each tile: the nearest `count`, their distances rising."""
+    values, index = (np.concatenate(parts, 1) for parts in zip(*tiles, strict=True))
+    order = np.argsort(values, 1)[:, :count]
+    return np.take_along_axis(values, order, 1), np.take_along_axis(index, order, 1)
 
 
 def _kth(points: _Points, start: int, k: int, values: np.ndarray, index: np.ndarray) -> np.ndarray:
