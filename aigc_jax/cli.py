@@ -186,7 +186,7 @@ def _add_network(add: Callable) -> None:
 
 
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
-    from aigc_jax import evaluate, runs, suite
+    from aigc_jax import evaluate, runs, sets, suite
     from aigc_jax.metrics import protocols
 
     if args.num is not None and args.num < 2:
@@ -199,13 +199,14 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
         section.extractor = args.extractor or ("inception" if args.weights else section.extractor)
         for name in ("weights", "protocol", "precision"):
             section[name] = getattr(args, name) or section[name]
+        section.extractor_batch_size = args.batch_size or section.extractor_batch_size
         settings = suite.Settings(protocols.find(section.protocol), args.interval)
         found = evaluate.run_scores(run, metrics, args.real, args.num, args.seed, settings)
     else:
         metrics = metrics or (["fid", "kid"] if args.real else ["is"])
         suite.check(metrics)
         for path in filter(None, (args.fake, args.real)):
-            evaluate.check_readable(path, args.num)
+            sets.check_readable(path, args.num)
         found = evaluate.image_scores(
             metrics, args.real, args.fake, _viewer(args), settings, args.num, args.seed
         )
@@ -246,12 +247,12 @@ def _add_stats(parser: argparse.ArgumentParser):  # noqa: ANN202
 
 
 def _stats(args: argparse.Namespace, rest: list[str]) -> None:
-    from aigc_jax import evaluate
+    from aigc_jax import sets
 
     if not args.out.endswith(".npz"):
         raise UserError(f"--out {args.out}: end it in .npz.")
-    evaluate.check_readable(args.path, args.num)
-    seen = evaluate.see(args.path, _viewer(args), args.num, args.seed, keep=False)
+    sets.check_readable(args.path, args.num)
+    seen = sets.see(args.path, _viewer(args), args.num, args.seed, keep=False)
     seen.statistics.save(args.out)
     print(f"Statistics of {seen.n} images, {len(seen.statistics.mu)} features, in {args.out}")
 

@@ -88,6 +88,7 @@ def default() -> ConfigDict:
                 "protocol": "tf1",  # tf1 | pytorch_fid | clean | adm | stylegan
                 "weights": placeholder(str),  # Inception's file; None: the cache, or downloaded
                 "precision": "highest",  # highest | high | default, of Inception's products
+                "extractor_batch_size": 0,  # images at once through it; 0: what suits it
                 "best": "",  # the metric whose best checkpoint is kept too, e.g. "eval_fid"
                 "best_mode": "min",
             },

@@ -1,13 +1,11 @@
 """Evaluation of runs and of images: a method's own metrics, and samples through a network."""
 
-import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,10 +15,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aigc_jax import __version__, networks, parallel, runs, scores, suite
+from aigc_jax.data import configured, images
 from aigc_jax.errors import UserError
-from aigc_jax.metrics import protocols, statistics
+from aigc_jax.metrics import protocols
 from aigc_jax.sampling import Sampler, class_labels, in_turn
 from aigc_jax.scoring import Seen, Viewer
+from aigc_jax.sets import Filled, see
 from aigc_jax.types import Batch
 
 
@@ -93,8 +93,6 @@ class Evaluator:
         return Evaluation(found, provenance)
 
     def _own_scores(self, state: Any, rng: Any) -> Evaluation:
-        from aigc_jax.data import configured
-
         held = configured.held_out(self._config)
         found = own_metrics(self._own, state, held, rng, self._layout)
         for name in self._own_names:
@@ -148,7 +146,9 @@ class _Samples:
             self._settings.protocol,
             section.precision,
         )
-        self._viewer = Viewer(network, self._settings.protocol.ddof, sampler.layout)
+        self._viewer = Viewer(
+            network, self._settings.protocol.ddof, sampler.layout, section.extractor_batch_size
+        )
 
     def __call__(self, state: Any, rng: Any) -> Evaluation:
         real = self._reference
@@ -156,7 +156,7 @@ class _Samples:
         sample = functools.partial(self._sampler, state, rng)
         size = (self._config.image_size,) * 2
         channels = self._viewer.extractor.channels
-        fake = self._viewer.see(_Filled("samples", n, size, channels, batches, sample))
+        fake = self._viewer.see(Filled("samples", n, size, channels, batches, sample))
         names = [name for name in self._metrics if name != "label_accuracy" or _is_read(fake)]
         found = suite.score(names, real, fake, self._settings)
         return Evaluation(found, _provenance(self._viewer, self._settings, real, fake))
@@ -164,10 +164,8 @@ class _Samples:
     @functools.cached_property
     def _held_out(self) -> Any:
         """The real images that a run's own pipeline reads; None where they are of another kind."""
-        if self._real and (is_statistics(self._real) or zipfile.is_zipfile(self._real)):
+        if self._real and (images.is_statistics(self._real) or zipfile.is_zipfile(self._real)):
             return None
-        from aigc_jax.data import configured
-
         return configured.held_out(self._config, self._real)
 
     @functools.cached_property
@@ -176,7 +174,7 @@ class _Samples:
         config, held = self._config, self._held_out
         most = config.eval.num_samples if self._num is None else self._num
         if held is not None and (self._num is None or most <= len(held)):
-            return functools.partial(_first, held, most), min(most, len(held))
+            return functools.partial(_spread, held, most), min(most, len(held))
         labels = class_labels(config, most)
         return functools.partial(in_turn, most, labels, config.eval.batch_size), most
 
@@ -186,25 +184,25 @@ class _Samples:
             return None
         held = self._held_out
         if held is None:
-            return see(self._real, self._viewer, keep=True)
+            return see(self._real, self._viewer)
         n = min(self._to_fill[1], len(held))
-        name = held.name if n == len(held) else f"{held.name}, the first {n}"
+        name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
         shape = held.data.shape
-        images = _Filled(
+        real = Filled(
             name, n, shape[:2], self._viewer.extractor.channels,
-            functools.partial(_first, held, n), lambda batch: _quantised(batch["image"]),
+            functools.partial(_spread, held, n), lambda batch: _quantised(batch["image"]),
         )  # fmt: skip
-        return self._cached(images)
+        return self._cached(real)
 
-    def _cached(self, images: "_Filled") -> Seen:
+    def _cached(self, real: Filled) -> Seen:
         if self._cache is None:
-            return self._viewer.see(images)
-        key = [dict(self._viewer.extractor.provenance), self._settings.protocol.ddof, images.name]
+            return self._viewer.see(real)
+        key = [dict(self._viewer.extractor.provenance), self._settings.protocol.ddof, real.name]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self._cache / digest[:16]
         if path.with_suffix(".npz").exists():
-            return Seen.load(path, images.name)
-        seen = self._viewer.see(images)
+            return Seen.load(path, real.name)
+        seen = self._viewer.see(real)
         if parallel.is_lead():
             _try_to_save(seen, path)
         return seen
@@ -222,112 +220,24 @@ def _is_read(fake: Seen) -> bool:
     return fake.labels is not None and fake.logits is not None
 
 
-@dataclasses.dataclass
-class _Filled:
-    """Images, see `scoring.Images`, that a function makes of batches."""
-
-    name: str
-    n: int
-    size: tuple[int, int]
-    channels: int
-    fields: Callable[[], Iterator[Batch]]
-    image: Callable[[Batch], np.ndarray]
-    labels: list[np.ndarray] = dataclasses.field(default_factory=list)
-
-    def batches(
-        self, batch_size: int, transform: Callable | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of their own size, uint8 or transformed; nothing in them is masked."""
-        from aigc_jax.data.dataset import to_channels
-
-        self.labels = []
-        with ThreadPoolExecutor() as pool:
-            for batch in self.fields():
-                valid = np.asarray(batch["valid"]) > 0
-                if "label" in batch:
-                    self.labels.append(np.asarray(batch["label"])[valid])
-                images = to_channels(self.image(batch)[valid], self.channels)
-                if transform:
-                    images = np.stack(list(pool.map(transform, images)))
-                yield images, np.ones(len(images), np.float32)
-
-
-def _first(batches: Iterable[Batch], num: int) -> Iterator[Batch]:
-    """The batches that hold the first `num` examples; later ones are marked invalid."""
-    seen = 0
-    for batch in batches:
-        if seen >= num:
-            return
-        place = seen + np.cumsum(batch["valid"])
-        yield {**batch, "valid": batch["valid"] * (place <= num)}
-        seen = int(place[-1])
-
-
 def _quantised(images: np.ndarray) -> np.ndarray:
     """[-1, 1] -> uint8, as they lie in files."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def is_statistics(path: str) -> bool:
-    """Whether `path` is an .npz file of statistics, not of images."""
-    from aigc_jax.data import images
+def _spread(held: Any, num: int) -> Iterator[Batch]:
+    """Held-out batches in which `num` evenly spaced examples are valid."""
+    from aigc_jax.data.dataset import spread
 
-    return images.is_statistics(path)
-
-
-def check_readable(path: str, num: int | None = None) -> None:
-    """Raises UserError, before a network is fetched, for what `see` could not read."""
-    from aigc_jax.data.images import open_images
-
-    if not (Path(path) / "config.json").exists() and not is_statistics(path):
-        open_images(path, num=num)
-
-
-def see(
-    path: str, viewer: Viewer, num: int | None = None, seed: int = 0, keep: bool = True
-) -> Seen:
-    """What the network sees of a folder, zip or npz of images, a TFDS split, a run or statistics.
-
-    Args:
-      num: the first so many; of a run, so many samples (default 10,000).
-      seed: of a run's samples.
-      keep: single features, while they fit.
-
-    Raises:
-      UserError: nothing to be read there; statistics made in another way than the viewer's.
-    """
-    if (Path(path) / "config.json").exists():
-        return _see_run(runs.load(path), viewer, num, seed, keep)
-    if is_statistics(path):
-        return _see_statistics(path, viewer)
-    from aigc_jax.data.images import open_images
-
-    return viewer.see(open_images(path, channels=viewer.extractor.channels, num=num), keep)
-
-
-def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int, keep: bool) -> Seen:
-    n = num or run.config.eval.num_samples
-    sampler = Sampler(run.method, run.spec)
-    state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
-    batches = functools.partial(in_turn, n, class_labels(run.config, n), 256)
-    size = (run.config.image_size,) * 2
-    sample = functools.partial(sampler, state, rng)
-    name = f"{run.workdir} step {run.step}"
-    return viewer.see(_Filled(name, n, size, viewer.extractor.channels, batches, sample), keep)
-
-
-def _see_statistics(path: str, viewer: Viewer) -> Seen:
-    found, wanted = statistics.load(path), viewer.extractor.provenance
-    if not found.meta:
-        logging.warning("%s doesn't tell its protocol: taken to be as the other side's.", path)
-    for key in ("extractor", "sha256", "protocol", "precision"):
-        here, there = wanted.get(key), found.meta.get(key)
-        if here and there and here != there:
-            raise UserError(
-                f"{path} was made with {key} {there}, this would be {here}: numbers of the two "
-                f"can't be compared. Make it again (aigc stats), or measure as it was."
-            )
-    return Seen(f"{path}", found)
+    taken = np.zeros(len(held), np.float32)
+    taken[spread(len(held), num)] = 1
+    start = 0
+    for batch in held:
+        rows = taken[start : start + len(batch["valid"])]
+        valid = batch["valid"] * np.pad(rows, (0, len(batch["valid"]) - len(rows)))
+        start += len(rows)
+        if valid.any():
+            yield {**batch, "valid": valid}
 
 
 def run_scores(

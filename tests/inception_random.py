@@ -100,8 +100,8 @@ def _set_statistics(arrays, images):
     def unit(name, x, stride=1, padding="SAME", pooled=False):
         x = forms.mean_3x3(x) if pooled else x
         y, mean, variance = _convolve(x, arrays[f"{name}.conv.weight"], stride, padding)
-        arrays[f"{name}.bn.running_mean"] = np.asarray(mean)
-        arrays[f"{name}.bn.running_var"] = np.asarray(variance)
+        arrays[f"{name}.bn.running_mean"] = np.array(mean)
+        arrays[f"{name}.bn.running_var"] = np.array(variance)
         return _activate(y, mean, variance, arrays[f"{name}.bn.weight"], arrays[f"{name}.bn.bias"])
 
     x, _ = inception.large_layers(unit, jnp.asarray(images))

@@ -141,7 +141,7 @@ def test_evaluate_with_a_judge(gan_run, judge_run, tmp_path, capsys):
     assert float(told["fid"].split()[1]) == pytest.approx(scores["fid"]["value"], rel=1e-4)
     made = scores["provenance"]
     assert made["extractor"] == f"classifier {judge_run}" and len(made["sha256"]) == 64
-    assert made["real"] == "digits/test at 16x16x1, the first 50"
+    assert made["real"] == "digits/test at 16x16x1, 50 of 300"
     last = read_scores(gan_run)[-1]
     assert last["scores"]["fid"] == scores["fid"] and last["step"] == 8
     assert last["images_seen"] == 8 * 8 and last["provenance"]["seed"] == 0

@@ -55,7 +55,7 @@ def test_in_training_every_so_often(run, judge):
     assert [record["images_seen"] for record in records] == [32, 64]
     assert list(records[0]["scores"]) == ["fid", "is", "kid", "prdc", "label_accuracy"]
     assert records[0]["scores"]["fid"]["n_fake"] == 100
-    assert records[0]["provenance"]["real"] == "digits/test at 16x16x1, the first 100"
+    assert records[0]["provenance"]["real"] == "digits/test at 16x16x1, 100 of 300"
     rows = {row["step"]: row for row in read_metrics(run) if "eval_fid" in row}
     assert rows[8]["eval_fid"] == records[1]["scores"]["fid"]["value"]
     assert rows[8]["eval_prdc_recall"] == records[1]["scores"]["prdc"]["recall"]

@@ -21,7 +21,7 @@ FLOORS = [
     {"checkpoint"},
     {"writers", "runs", "history", "scores"},
     {"networks", "sampling", "scoring"},
-    {"suite"},
+    {"suite", "sets"},
     {"evaluate", "selfcheck"},
     {"train"},
     {"cli"},

@@ -95,6 +95,15 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
     return np.round(luma)[..., None].astype(np.uint8)
 
 
+def spread(count: int, num: int | None) -> np.ndarray:
+    """Rows of at most `num` of `count` examples, evenly spaced; None: all.
+
+    A part of a set that is sorted by class is then as mixed as the whole.
+    """
+    num = count if num is None else min(num, count)
+    return np.arange(num) * count // max(num, 1)
+
+
 def progress(items: Iterable[Any], name: str, **kwargs: Any) -> Iterable[Any]:
     """A progress bar on stderr, for what takes more than two seconds."""
     return tqdm(items, desc=f"reading {name}", delay=2, leave=False, **kwargs)

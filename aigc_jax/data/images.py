@@ -31,7 +31,7 @@ from PIL import Image
 
 from aigc_jax.data import pixels, sources
 from aigc_jax.data.archives import image_array, is_statistics, zip_images
-from aigc_jax.data.dataset import progress
+from aigc_jax.data.dataset import progress, spread
 from aigc_jax.data.folders import EXTENSIONS, Unreadable, find_folder, image_files
 from aigc_jax.data.records import encoded, prepared
 from aigc_jax.errors import UserError
@@ -220,6 +220,8 @@ class _Arrays(Images):
     ) -> None:
         super().__init__(name, n, channels)
         self._shape, self._source = shape, blocks
+        self._taken = np.zeros(shape[0], bool)
+        self._taken[spread(shape[0], n)] = True
         self._kinds = pixels.kinds(shape[3] if len(shape) == 4 else 1, channels)
 
     @property
@@ -234,13 +236,18 @@ class _Arrays(Images):
         return (_filled(block, batch_size) for block in self._blocks(batch_size))
 
     def _blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """The first `n` images, (rows, H, W, channels) uint8."""
-        starts = range(0, self.n, rows)
-        for start, block in zip(starts, self._source(rows), strict=False):
-            block = block[: self.n - start]
+        """The images, (rows, H, W, channels) uint8; the last block may be smaller."""
+        for block in _regrouped(self._taken_blocks(rows), rows):
             block = block[..., None] if block.ndim == 3 else block
             yield pixels.convert(block, self.channels)
         self._say(collections.Counter(dict.fromkeys(self._kinds, self.n)))
+
+    def _taken_blocks(self, rows: int) -> Iterator[np.ndarray]:
+        start = 0
+        for block in self._source(rows):
+            taken = self._taken[start : start + len(block)]
+            yield block if taken.all() else block[taken]
+            start += len(block)
 
     def _named(
         self, transform: Transform | None, threads: int, ahead: int
@@ -269,6 +276,19 @@ def _in_threads(
             pool.shutdown(cancel_futures=True)
 
 
+def _regrouped(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The same rows in blocks of `rows`; the last one may be smaller."""
+    held, count = [], 0
+    for block in blocks:
+        held, count = [*held, block], count + len(block)
+        while count >= rows:
+            whole = np.concatenate(held) if len(held) > 1 else held[0]
+            yield whole[:rows]
+            held, count = [whole[rows:]], count - rows
+    if count:
+        yield np.concatenate(held)
+
+
 def _filled(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     count = len(images)
     mask = (np.arange(batch_size) < count).astype(np.float32)
@@ -281,7 +301,7 @@ def _filled(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray
 def open_images(
     path: str, *, channels: int = 3, num: int | None = None, data_dir: str | None = None
 ) -> Images:
-    """The images at `path`, of the grammar above, or the first `num` of them in their order.
+    """The images at `path`, of the grammar above, or `num` of them at most, evenly spaced.
 
     `data_dir` is where TFDS sets lie, as for `sources.load`. Nothing is decoded yet. From here on
     Pillow's DecompressionBombWarning is an error in this process, as its documentation advises, so
@@ -336,12 +356,6 @@ def _lost(path: str) -> UserError:
     )
 
 
-def _first(name: str, found: int, num: int | None) -> int:
-    if num is not None and num > found:
-        raise UserError(f"{name} holds {found} images, fewer than the {num} asked for")
-    return num or found
-
-
 def _folder(place: str, channels: int, num: int | None) -> Images:
     folder = find_folder(place)
     if folder is None:
@@ -361,36 +375,37 @@ def _zip(place: str, channels: int, num: int | None) -> Images:
 def _listed(name: str, files: list[_File], channels: int, num: int | None) -> Images:
     if not files:
         raise UserError(f"no images in {name}: looked for {', '.join(sorted(_EXTENSIONS))}")
-    files = files[: _first(name, len(files), num)]
+    files = [files[i] for i in spread(len(files), num)]
     return _Files(name, len(files), channels, lambda: files)
 
 
 def _npz(place: str, channels: int, num: int | None) -> Images:
     array = image_array(place)
     name = f"npz:{place}"
-    n = _first(name, array.shape[0], num)
+    n = len(spread(array.shape[0], num))
     return _Arrays(name, n, channels, array.shape, array.blocks)
 
 
 def _digits(split: str, channels: int, num: int | None) -> Images:
     dataset = sources.load("digits", split=split, image_size=8, channels=1)
-    n = _first(dataset.name, dataset.num_examples, num)
-    images = dataset.images
+    images = dataset.images[spread(dataset.num_examples, num)]
 
     def blocks(rows: int) -> Iterator[np.ndarray]:
-        return (images[start : start + rows] for start in range(0, n, rows))
+        return (images[start : start + rows] for start in range(0, len(images), rows))
 
-    return _Arrays(dataset.name, n, channels, images.shape, blocks)
+    return _Arrays(dataset.name, len(images), channels, images.shape, blocks)
 
 
 def _tfds(place: str, channels: int, num: int | None, data_dir: str | None) -> Images:
     found = encoded(place, data_dir)
-    n = _first(found.name, found.num_examples, num)
+    rows = spread(found.num_examples, num)
+    taken = set(rows.tolist())
 
     def files() -> Iterator[_File]:
-        for i, data in enumerate(itertools.islice(found.read(), n)):
-            yield _File(f"record {i}", functools.partial(io.BytesIO, data))
+        for i, data in enumerate(found.read()):
+            if i in taken:
+                yield _File(f"record {i}", functools.partial(io.BytesIO, data))
 
     known = None not in found.shape[:2]
     sizes = {found.shape[:2]: "every image"} if known else {}  # {}: it would take decoding them
-    return _Files(found.name, n, channels, files, sizes)
+    return _Files(found.name, len(rows), channels, files, sizes)
