@@ -97,6 +97,7 @@ class Viewer:
         self.batch_size = -(-(batch_size or extractor.batch_size) // devices) * devices
         self._variables = self._layout.place_state(extractor.variables)
         self._apply = self._layout.replicated(extractor.apply)
+        self._resize = jax.jit(extractor.resize_on_device or (lambda images: images))
 
     def see(self, images: Images, keep: bool = True, quiet: bool = False) -> Seen:
         """Every image's features, with a progress bar.
@@ -115,7 +116,9 @@ class Viewer:
             dynamic_ncols=True,
         ) as bar:  # fmt: skip
             for batch, n in self._batches(images):
-                found = self._apply(self._variables, self._layout.place_whole(batch))
+                placed = self._layout.place_whole(batch)
+                placed = self._resize(placed) if batch.dtype == np.uint8 else placed
+                found = self._apply(self._variables, placed)
                 if dispatched:  # the device works on this batch while the last one is gathered
                     collect(*dispatched)
                 dispatched = found, n

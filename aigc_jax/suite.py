@@ -66,6 +66,11 @@ def score(
         for side, field in ((real, metric.of_real), (fake, metric.of_fake)):
             if field and getattr(side, field) is None:
                 raise UserError(f"{name}: {_MISSING[field].format(side.name)}")
+    if real is not None and len(real.statistics.mu) != len(fake.statistics.mu):
+        raise UserError(
+            f"{real.name} has {len(real.statistics.mu)} features, {fake.name} "
+            f"{len(fake.statistics.mu)}: they are of different networks."
+        )
     return {name: METRICS[name].score(real, fake, settings) for name in names}
 
 

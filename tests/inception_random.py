@@ -7,14 +7,11 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import lax
 
 from aigc_jax.metrics import _inception_forms as forms
 from aigc_jax.metrics import inception, resize
 from aigc_jax.metrics.inception_weights import SHAPES
-
-EPSILON = 1e-3
 
 
 def state_dict(seed: int = 0) -> dict[str, np.ndarray]:
@@ -31,9 +28,9 @@ def state_dict(seed: int = 0) -> dict[str, np.ndarray]:
 def _state_dict(seed):
     rng = np.random.RandomState(seed)
     arrays = {name: _draw(rng, name, shape) for name, shape in SHAPES.items()}
-    features = np.asarray(_set_statistics(arrays, photographs(rng, count=12))["2048"])
-    mean = features.mean(0) / np.linalg.norm(features.mean(0))
-    rows = arrays["fc.weight"]
+    statistics, feature = _statistics(arrays, photographs(rng, count=12))
+    arrays |= {name: np.array(values) for name, values in statistics.items()}
+    rows, mean = arrays["fc.weight"], np.asarray(feature / jnp.linalg.norm(feature))
     arrays["fc.weight"] = (0.15 * (rows - np.outer(rows @ mean, mean))).astype(np.float32)
     return arrays
 
@@ -49,7 +46,8 @@ def allow_torchvision():
     """Makes `import torchvision` work where its wheel is for CUDA and PyTorch's is not.
 
     Such a wheel cannot load its operators, and then fails to register shapes for two of them."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     try:
         import torchvision
     except RuntimeError:
@@ -94,28 +92,21 @@ def _noise(rng, count, side):
     return np.clip(images, -1, 1).transpose(0, 2, 3, 1).astype(np.float32)
 
 
-def _set_statistics(arrays, images):
-    """Puts the mean and variance of what each convolution makes of images into its batch norm."""
+@jax.jit
+def _statistics(arrays, images):
+    """What the batch norms see of images, normalising by it, and the mean feature."""
+    statistics = {}
 
     def unit(name, x, stride=1, padding="SAME", pooled=False):
         x = forms.mean_3x3(x) if pooled else x
-        y, mean, variance = _convolve(x, arrays[f"{name}.conv.weight"], stride, padding)
-        arrays[f"{name}.bn.running_mean"] = np.array(mean)
-        arrays[f"{name}.bn.running_var"] = np.array(variance)
-        return _activate(y, mean, variance, arrays[f"{name}.bn.weight"], arrays[f"{name}.bn.bias"])
+        kernel, layout = arrays[f"{name}.conv.weight"], ("NHWC", "OIHW", "NHWC")
+        y = lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=layout)
+        mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+        statistics[f"{name}.bn.running_mean"] = mean
+        statistics[f"{name}.bn.running_var"] = variance
+        parts = arrays[f"{name}.bn.weight"], arrays[f"{name}.bn.bias"], mean, variance
+        gamma, beta, mean, variance = (part.reshape(1, 1, 1, -1) for part in parts)
+        return jax.nn.relu((y - mean) / jnp.sqrt(variance + inception.EPSILON) * gamma + beta)
 
-    x, _ = inception.large_layers(unit, jnp.asarray(images))
-    return inception.small_layers(unit, x)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _convolve(x, kernel, stride, padding):
-    layout = ("NHWC", "OIHW", "NHWC")
-    y = lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=layout)
-    return y, y.mean((0, 1, 2)), y.var((0, 1, 2))
-
-
-@jax.jit
-def _activate(y, *parts):
-    mean, variance, gamma, beta = (part.reshape(1, 1, 1, -1) for part in parts)
-    return jax.nn.relu((y - mean) / jnp.sqrt(variance + EPSILON) * gamma + beta)
+    x, _ = inception.large_layers(unit, images)
+    return statistics, inception.small_layers(unit, x)["2048"].mean(0)

@@ -188,3 +188,9 @@ def test_what_is_missing_is_named(sides, names, change, words):
         real, fake = (dataclasses.replace(x, **change) for x in sides)
     with pytest.raises(UserError, match=words):
         suite.score(names, real, fake, suite.Settings())
+
+
+def test_statistics_of_another_dimension(sides):
+    real = dataclasses.replace(sides[0], statistics=from_features(np.eye(9)))
+    with pytest.raises(UserError, match="given has 9 features, given 6: they are of different"):
+        suite.score(["fid"], real, sides[1], suite.Settings())

@@ -25,6 +25,8 @@ class Extractor:
         where images of other sizes are an error.
       resize_first: whether the host's `resize` is the exact form, to be used for every image; else
         it serves images of mixed sizes, and `apply` resizes on the device.
+      resize_on_device: pure, uint8 (B, H, W, C) -> what `apply` takes too; compiled apart from it,
+        so that a new size of images doesn't compile the network again.
       batch_size: of images at once that suits it; its numbers don't depend on it.
       provenance: what a record says of it: JSON values, e.g. weights, sha256, protocol, precision.
     """
@@ -36,5 +38,6 @@ class Extractor:
     size: tuple[int, int] | None = None
     resize: Callable[[np.ndarray], np.ndarray] | None = None
     resize_first: bool = False
+    resize_on_device: Callable[[Array], Array] | None = None
     batch_size: int = 32
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -30,6 +30,7 @@ EPSILON = 1e-3  # of every batch norm
 # Where fewer products pay on CPU for the transforms, and for seconds of compiling them.
 WINOGRAD = {
     "Conv2d_2a_3x3",
+    "Conv2d_2b_3x3",
     "Conv2d_4a_3x3",
     "Mixed_7b.branch3x3dbl_2",
     "Mixed_7c.branch3x3dbl_2",
@@ -98,7 +99,7 @@ def apply(variables: Variables, x: Array, precision: Precision = "highest") -> d
         )
     level = lax.Precision(precision)
     unit = functools.partial(_unit, variables, level)
-    x, taps = forms.one_by_one(functools.partial(large_layers, unit), x)
+    x, taps = forms.in_pairs(functools.partial(large_layers, unit), x)
     taps |= small_layers(unit, x)
     product = jnp.matmul(taps["2048"], variables["fc"]["kernel"], precision=level)
     return {
@@ -121,6 +122,7 @@ def extractor(weights: Weights, protocol: Protocol, precision: Precision = "high
         apply=functools.partial(_extract, protocol, precision),
         channels=3,
         resize=resize.HOST[protocol.resize],
+        resize_on_device=resize.DEVICE[protocol.resize],
         # Pillow computes in float64; on the device, only nearly so.
         resize_first=protocol.resize == "clean",
         provenance={
