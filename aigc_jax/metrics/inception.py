@@ -113,8 +113,8 @@ def extractor(weights: Weights, protocol: Protocol, precision: Precision = "high
     """Inception under a protocol, for metrics.
 
     Its `apply` takes uint8 images (B, H, W, 3) of any size, or float32 (B, 299, 299, 3) in
-    [0, 255] from its `resize`, and gives "features" (B, 2048), "logits" (B, 1008), and "spatial"
-    (B, 2023) where the protocol asks for it.
+    [0, 255] from its `resize` or `resize_on_device`, and gives "features" (B, 2048), "logits"
+    (B, 1008), and "spatial" (B, 2023) where the protocol asks for it.
     """
     return Extractor(
         name="inception",
