@@ -181,7 +181,8 @@ def _add_network(add: Callable) -> None:
     add("--extractor", help="inception, vgg16, or a classifier's workdir")
     add("--weights", metavar="FILE", help="the network's (default: found in the cache, or fetched)")
     add("--protocol", help="tf1 (default), pytorch_fid, clean, adm or stylegan")
-    add("--precision", help="highest (default), high or default, of Inception's products")
+    precisions = ["highest", "high", "default"]
+    add("--precision", choices=precisions, help="of Inception's products; highest is float32")
     add("--batch_size", type=int, help="images at once; numbers don't depend on it")
 
 
@@ -189,11 +190,11 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from aigc_jax import evaluate, runs, sets, suite
     from aigc_jax.metrics import protocols
 
-    if args.num is not None and args.num < 2:
-        raise UserError(f"--num {args.num}: it must be at least 2.")
+    _check_numbers(args)
+    _check_parent("--json", args.json)
     metrics = [name.strip() for name in (args.metrics or "").split(",") if name.strip()]
     settings = suite.Settings(protocols.find(args.protocol or "tf1"), args.interval)
-    if (Path(args.fake) / "config.json").exists():
+    if runs.is_run(args.fake):
         run = runs.load(args.fake)
         section = run.config.eval
         section.extractor = args.extractor or ("inception" if args.weights else section.extractor)
@@ -204,7 +205,7 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
         found = evaluate.run_scores(run, metrics, args.real, args.num, args.seed, settings)
     else:
         metrics = metrics or (["fid", "kid"] if args.real else ["is"])
-        suite.check(metrics)
+        suite.check_names(metrics, args.real is not None)
         for path in filter(None, (args.fake, args.real)):
             sets.check_readable(path, args.num)
         found = evaluate.image_scores(
@@ -220,7 +221,19 @@ def _viewer(args: argparse.Namespace):  # noqa: ANN202
     protocol = protocols.find(args.protocol or "tf1")
     name = args.extractor or "inception"
     network = networks.load(name, args.weights, protocol, args.precision or "highest")
-    return scoring.Viewer(network, protocol.ddof, batch_size=args.batch_size)
+    return scoring.Viewer(network, protocol, batch_size=args.batch_size)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, least in (("num", 2), ("batch_size", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: it must be at least {least}.")
+
+
+def _check_parent(flag: str, path: str | None) -> None:
+    if path and not Path(path).parent.is_dir():
+        raise UserError(f"{flag} {path}: make the folder {Path(path).parent} first.")
 
 
 def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
@@ -251,6 +264,8 @@ def _stats(args: argparse.Namespace, rest: list[str]) -> None:
 
     if not args.out.endswith(".npz"):
         raise UserError(f"--out {args.out}: end it in .npz.")
+    _check_numbers(args)
+    _check_parent("--out", args.out)
     sets.check_readable(args.path, args.num)
     seen = sets.see(args.path, _viewer(args), args.num, args.seed, keep=False)
     seen.statistics.save(args.out)
@@ -273,7 +288,7 @@ def _add_selfcheck(parser: argparse.ArgumentParser):  # noqa: ANN202
     """reproduce published figures with Inception's weights: expected and got"""
     add = parser.add_argument
     add("--weights", metavar="FILE", help="Inception's (default: found in the cache, or fetched)")
-    add("--cifar10", metavar="DIR", help="with CIFAR-10's binary or Python batches, or a TFDS set")
+    add("--cifar10", metavar="DIR", help="with the original's binary or Python batches")
     add("--quick", action="store_true", help="only what takes minutes on a CPU")
     return _selfcheck
 

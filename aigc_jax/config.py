@@ -126,6 +126,9 @@ def validate(config: ConfigDict) -> None:
         if config[field] < 1:
             raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
     _one_of(config, "eval.best_mode", ("min", "max"))
+    _one_of(config, "eval.precision", ("highest", "high", "default"))
+    if config.eval.num_samples < 2 or config.eval.batch_size < 1:
+        raise UserError("config.eval.num_samples must be at least 2, eval.batch_size at least 1.")
     fields = ("log_every", "sample_every", "checkpoint_every")
     cadences = {field: config[field] for field in fields} | {"eval.every": config.eval.every}
     for field, every in cadences.items():

@@ -40,7 +40,8 @@ class Evaluator:
       layout: of the states; None: this process's devices.
       metrics: names of `suite.METRICS` and of the method's own; (): those of the config, and all
         of the method's own.
-      real: in place of the config's source: another one, a zip of images, or statistics.
+      real: in place of the config's source: another `tfds:` one, read as the run reads its own, or
+        the path of images or statistics, see `sets.see`.
       num: samples, whatever the number of real images; None: as many as there are of those, and
         `eval.num_samples` at most.
       settings: how numbers are made of features.
@@ -72,8 +73,10 @@ class Evaluator:
             self._own, self._own_names = layout.replicated(step), own
         else:
             suite.check(metrics)
-        named = [name for name in metrics or _named(config) if name not in own]
-        if named and hasattr(method, "sample"):
+        named = [name for name in metrics if name not in own]
+        if not metrics and hasattr(method, "sample"):
+            named = _named(config)
+        if named:
             self._samples = _Samples(
                 config, Sampler(method, spec, layout), named, real, num, settings, cache
             )
@@ -105,6 +108,8 @@ def _named(config: ConfigDict) -> list[str]:
     """The config's metrics of samples; none without a network."""
     names = [name.strip() for name in config.eval.metrics.split(",") if name.strip()]
     suite.check(names)
+    if not config.num_classes or config.eval.extractor in ("inception", "vgg16"):
+        names = [name for name in names if name != "label_accuracy"]
     return names if config.eval.extractor else []
 
 
@@ -147,7 +152,7 @@ class _Samples:
             section.precision,
         )
         self._viewer = Viewer(
-            network, self._settings.protocol.ddof, sampler.layout, section.extractor_batch_size
+            network, self._settings.protocol, sampler.layout, section.extractor_batch_size
         )
 
     def __call__(self, state: Any, rng: Any) -> Evaluation:
@@ -157,67 +162,72 @@ class _Samples:
         size = (self._config.image_size,) * 2
         channels = self._viewer.extractor.channels
         fake = self._viewer.see(Filled("samples", n, size, channels, batches, sample))
-        names = [name for name in self._metrics if name != "label_accuracy" or _is_read(fake)]
-        found = suite.score(names, real, fake, self._settings)
+        found = suite.score(self._metrics, real, fake, self._settings)
         return Evaluation(found, _provenance(self._viewer, self._settings, real, fake))
 
     @functools.cached_property
-    def _held_out(self) -> Any:
-        """The real images that a run's own pipeline reads; None where they are of another kind."""
-        if self._real and (images.is_statistics(self._real) or zipfile.is_zipfile(self._real)):
+    def _held_out(self) -> configured.HeldOut | None:
+        """The real images as the run's own pipeline reads them; None where `real` is a path."""
+        if self._real and not self._real.startswith(("tfds:", "digits")):
             return None
         return configured.held_out(self._config, self._real)
 
     @functools.cached_property
     def _to_fill(self) -> tuple[Callable[[], Iterator[Batch]], int]:
         """What samples are made of, the labels of the real images where there are any; how many."""
-        config, held = self._config, self._held_out
-        most = config.eval.num_samples if self._num is None else self._num
-        if held is not None and (self._num is None or most <= len(held)):
-            return functools.partial(_spread, held, most), min(most, len(held))
-        labels = class_labels(config, most)
-        return functools.partial(in_turn, most, labels, config.eval.batch_size), most
+        most = self._config.eval.num_samples if self._num is None else self._num
+        if self._needs_real and self._held_out is not None:
+            held = self._held_out
+            if self._num is None or most <= len(held):
+                return functools.partial(_spread, held, most), min(most, len(held))
+        labels = class_labels(self._config, most)
+        return functools.partial(in_turn, most, labels, self._config.eval.batch_size), most
+
+    @property
+    def _needs_real(self) -> bool:
+        return any(suite.METRICS[name].of_real for name in self._metrics)
 
     @functools.cached_property
     def _reference(self) -> Seen | None:
-        if not any(suite.METRICS[name].of_real for name in self._metrics):
+        if not self._needs_real:
             return None
         held = self._held_out
         if held is None:
-            return see(self._real, self._viewer)
+            seen = see(self._real, self._viewer, self._num)
+            suite.check_sides(self._metrics, seen)
+            return seen
         n = min(self._to_fill[1], len(held))
         name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
-        shape = held.data.shape
         real = Filled(
-            name, n, shape[:2], self._viewer.extractor.channels,
+            name, n, held.data.shape[:2], self._viewer.extractor.channels,
             functools.partial(_spread, held, n), lambda batch: _quantised(batch["image"]),
         )  # fmt: skip
         return self._cached(real)
 
     def _cached(self, real: Filled) -> Seen:
-        if self._cache is None:
+        # Of several processes, all have to see or none.
+        if self._cache is None or jax.process_count() > 1:
             return self._viewer.see(real)
-        key = [dict(self._viewer.extractor.provenance), self._settings.protocol.ddof, real.name]
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = self._cache / digest[:16]
+        path = self._cache / self._key(real)
         if path.with_suffix(".npz").exists():
-            return Seen.load(path, real.name)
+            try:
+                return Seen.load(path, real.name)
+            except (OSError, ValueError, zipfile.BadZipFile):  # it is made again
+                logging.warning("%s can't be read.", path.with_suffix(".npz"))
         seen = self._viewer.see(real)
-        if parallel.is_lead():
-            _try_to_save(seen, path)
+        try:
+            seen.save(path)
+        except (OSError, UserError) as error:
+            logging.warning("%s is not kept: %s", path, error)
         return seen
 
-
-def _try_to_save(seen: Seen, path: Path) -> None:
-    try:
-        seen.save(path)
-    except (OSError, UserError) as error:  # it can be made again
-        path.with_suffix(".npz").unlink(missing_ok=True)
-        logging.warning("%s is not kept: %s", path, error)
-
-
-def _is_read(fake: Seen) -> bool:
-    return fake.labels is not None and fake.logits is not None
+    def _key(self, real: Filled) -> str:
+        """Of the images themselves, so that what changed on the disk is seen anew."""
+        made = json.dumps([self._viewer.provenance, real.name], sort_keys=True)
+        digest = hashlib.sha256(made.encode())
+        for pixels, _ in real.batches(0):
+            digest.update(np.ascontiguousarray(pixels))
+        return digest.hexdigest()[:16]
 
 
 def _quantised(images: np.ndarray) -> np.ndarray:
@@ -268,20 +278,20 @@ def run_scores(
             f"{run.workdir} has no metrics of its own: give --extractor a classifier's workdir "
             "(aigc train --config=digits_classifier or mnist_classifier trains one), or --metrics."
         )
-    try:
-        record(run.workdir, run.config, run.step, found, seed)
-    except OSError as error:  # what was measured is worth showing
-        logging.warning("%s: no record was added, %s.", run.workdir, error.strerror)
-    return found
+    return record(run.workdir, run.config, run.step, found, seed)
 
 
 def record(
-    workdir: Path, config: ConfigDict, step: int, found: Evaluation, seed: int | None = None
-) -> None:
-    """Adds an evaluation to a run's scores.jsonl."""
+    workdir: Path, config: ConfigDict, step: int, found: Evaluation, seed: int
+) -> Evaluation:
+    """Adds an evaluation to a run's scores.jsonl; returns it with the run, step and seed told."""
+    told = {**found.provenance, "fake": f"{workdir} step {step}", "seed": seed}
     images_seen = step * config.batch_size * config.d_steps
-    provenance = {**found.provenance, "seed": seed}
-    scores.append(workdir, step, images_seen, found.scores, provenance)
+    try:
+        scores.append(workdir, step, images_seen, found.scores, told)
+    except OSError as error:  # what was measured is worth showing
+        logging.warning("%s: no record was added, %s.", workdir, error.strerror)
+    return Evaluation(found.scores, told)
 
 
 def image_scores(
@@ -299,8 +309,10 @@ def image_scores(
       UserError: as `see` and `suite.score` do.
     """
     suite.check(metrics)
+    seen = see(fake, viewer, num, seed) if images.is_statistics(fake) else None
     reference = None if real is None else see(real, viewer, num, seed)
-    seen = see(fake, viewer, num, seed)
+    suite.check_sides(metrics, reference, seen)
+    seen = seen or see(fake, viewer, num, seed)
     provenance = _provenance(viewer, settings, reference, seen) | {"seed": seed}
     return Evaluation(suite.score(metrics, reference, seen, settings), provenance)
 
@@ -312,4 +324,4 @@ def _provenance(
     if real is not None:
         sides |= {"real": real.name, "n_real": real.n}
     rules = {"splits": settings.protocol.split_size or settings.protocol.splits}
-    return {**viewer.extractor.provenance, **rules, **sides, "version": __version__}
+    return {**viewer.provenance, **rules, **sides, "version": __version__}

@@ -1,13 +1,11 @@
 """The networks that metrics look through, by name."""
 
-import hashlib
 import importlib
-import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
-import numpy as np
 
 from aigc_jax import runs
 from aigc_jax.errors import UserError
@@ -39,12 +37,31 @@ def load(
         return vgg_extractor.load(weights, precision)
     if Path(name).is_dir():
         return classifier(name)
-    if "." in name and "/" not in name and importlib.util.find_spec(name.partition(".")[0]):
-        return importlib.import_module(name).extractor(weights, protocol, precision)
+    module = _module(name)
+    if module:
+        return module.extractor(weights, protocol, precision)
     raise UserError(
         f"No network {name!r} to look through: give inception, vgg16, or a classifier's workdir "
         "(aigc train --config=digits_classifier or mnist_classifier trains one)."
     )
+
+
+def is_one(name: str) -> bool:
+    """Whether `load` knows a network of that name."""
+    return name in ("inception", "vgg16") or Path(name).is_dir() or _module(name) is not None
+
+
+def _module(name: str) -> ModuleType | None:
+    """A user's own module with an `extractor`; None where there is none of that name."""
+    if "." not in name or not all(part.isidentifier() for part in name.split(".")):
+        return None
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            return None
+        raise UserError(f"The module {name} imports {error.name!r}, which isn't there.") from error
+    return module if hasattr(module, "extractor") else None
 
 
 def classifier(workdir: str | Path) -> Extractor:
@@ -64,18 +81,11 @@ def classifier(workdir: str | Path) -> Extractor:
 
     return Extractor(
         name=str(workdir),
-        variables=run.state,
+        variables=run.state.replace(step=0, opt=None),  # what isn't read is no part of its hash
         apply=apply,
         channels=run.config.channels,
         size=(run.config.image_size, run.config.image_size),
+        reads_labels=True,
         batch_size=250,
-        provenance={"extractor": f"classifier {workdir}", "sha256": _fingerprint(run.state)},
+        provenance={"extractor": "classifier", "weights": str(workdir)},
     )
-
-
-def _fingerprint(tree: Any) -> str:
-    """SHA-256 of the values of a tree of arrays."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf))
-    return digest.hexdigest()

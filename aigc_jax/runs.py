@@ -45,6 +45,14 @@ class Run:
     step: int
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether `path` is a run's workdir."""
+    try:
+        return (Path(path) / "config.json").exists()
+    except OSError:  # a folder above it can't be read
+        return False
+
+
 def claim(workdir: Path, config: ConfigDict, batch: Batch) -> None:
     """Writes config.json and run.json, or checks that the run there is of the same config.
 
@@ -110,6 +118,8 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
     if not path.exists():
         raise UserError(f"{workdir} is not a run's workdir: it holds no config.json.")
     config = configs.from_json(path.read_text())
+    # What came after the run was made has its default.
+    config.eval = ConfigDict({**configs.default().eval, **config.eval})
     method = methods.load(config.method)
     spec = method.from_config(config)
     layout = parallel.layout("jit", jax.local_devices()[:1])

@@ -63,8 +63,10 @@ def append(
         "scores": scores,
         "provenance": provenance,
     }
-    with (Path(workdir) / SCORES).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    path = Path(workdir) / SCORES
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * torn + json.dumps(record) + "\n")
 
 
 def read(workdir: str | Path) -> list[dict]:

@@ -1,24 +1,29 @@
 """Images, through an extractor, to what it saw: the same for folders, for runs, and in training."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+from typing import Protocol as Interface
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from aigc_jax import parallel
+from aigc_jax.data.dataset import regroup
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import statistics
 from aigc_jax.metrics.extractors import Extractor
+from aigc_jax.metrics.protocols import PROTOCOLS, Protocol
 from aigc_jax.metrics.statistics import Statistics
 
 _KEEP_BYTES = 2 << 30  # features of larger sets are summed up as they come
 
 
-class Images(Protocol):
+class Images(Interface):
     """A set of images in a fixed order. `data.images.open_images` gives one of a path."""
 
     name: str
@@ -40,7 +45,7 @@ class Seen:
       statistics: mean and covariance of the features, and how they were made.
       features: (N, D) float32; None where they were summed up as they came.
       logits: (N, K) float32; None where the extractor has no classes.
-      labels: (N,) int32, of images that have any.
+      labels: (N,) int32, of images that have any, where the extractor reads those.
     """
 
     name: str
@@ -63,9 +68,12 @@ class Seen:
         """Writes `path`.npz, statistics as every program reads them, and what else was kept."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = {"features": self.features, "logits": self.logits, "labels": self.labels}
-        with open(f"{path}_features.npz", "wb") as file:
+        new = path.with_name(f"{path.name}_{os.getpid()}.new")
+        with new.open("wb") as file:
             np.savez(file, **{name: x for name, x in kept.items() if x is not None})
-        self.statistics.save(f"{path}.npz")  # last: its presence says that all is there
+        new.replace(f"{path}_features.npz")
+        self.statistics.save(new)
+        new.replace(f"{path}.npz")  # last: its presence says that all is there
 
     @classmethod
     def load(cls, path: Path, name: str) -> "Seen":
@@ -79,7 +87,7 @@ class Viewer:
 
     Args:
       extractor: the network.
-      ddof: of the covariance, N - ddof.
+      protocol: the covariance's divisor; its name is recorded.
       layout: see `parallel.Layout.without_axis`; None: this process's devices.
       batch_size: of images at once, over all devices; numbers don't depend on it.
     """
@@ -87,15 +95,18 @@ class Viewer:
     def __init__(
         self,
         extractor: Extractor,
-        ddof: int = 1,
+        protocol: Protocol = PROTOCOLS["tf1"],
         layout: parallel.Layout | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self.extractor, self._ddof = extractor, ddof
+        self.extractor, self.protocol = extractor, protocol
         self._layout = layout or parallel.layout("jit", jax.local_devices())
         devices = len(self._layout.devices)
         self.batch_size = -(-(batch_size or extractor.batch_size) // devices) * devices
-        self._variables = self._layout.place_state(extractor.variables)
+        variables = jax.tree.map(np.asarray, extractor.variables)  # off what device they lie on
+        self._variables = self._layout.place_state(variables)
+        self.provenance = {"protocol": protocol.name, **extractor.provenance}
+        self.provenance.setdefault("sha256", _fingerprint(variables))
         self._apply = self._layout.replicated(extractor.apply)
         self._resize = jax.jit(extractor.resize_on_device or (lambda images: images))
 
@@ -128,10 +139,11 @@ class Viewer:
         if collect.n < 2:
             raise UserError(f"{images.name}: {collect.n} images can't be measured, 2 or more can.")
         found = dataclasses.replace(
-            collect.statistics(self._ddof),
-            meta={**self.extractor.provenance, "images": images.name, "ddof": self._ddof},
+            collect.statistics(self.protocol.ddof),
+            meta={**self.provenance, "images": images.name, "ddof": self.protocol.ddof},
         )
-        labels = np.concatenate(images.labels) if getattr(images, "labels", None) else None
+        told = getattr(images, "labels", None) if self.extractor.reads_labels else None
+        labels = np.concatenate(told) if told else None
         kept = {name: np.concatenate(parts) for name, parts in collect.kept.items()}
         return Seen(images.name, found, kept.get("features"), kept.get("logits"), labels)
 
@@ -153,16 +165,17 @@ class Viewer:
 
 def rebatch(arrays: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
     """(batch of `size`, how many of it count); the last one is filled up with zeros."""
-    held, count = [], 0
-    for array in arrays:
-        held, count = [*held, array], count + len(array)
-        while count >= size:
-            whole = np.concatenate(held)
-            yield whole[:size], size
-            held, count = [whole[size:]], count - size
-    if count:
-        rest = np.concatenate(held)
-        yield np.concatenate([rest, np.zeros((size - count, *rest.shape[1:]), rest.dtype)]), count
+    for batch in regroup(arrays, size):
+        filler = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+        yield np.concatenate([batch, filler]) if len(filler) else batch, len(batch)
+
+
+def _fingerprint(tree: Any) -> str:
+    """SHA-256 of the values of a tree of arrays."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 class _Collector:

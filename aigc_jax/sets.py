@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from aigc_jax import runs
-from aigc_jax.data import images
-from aigc_jax.data.dataset import to_channels
+from aigc_jax.data import images, pixels
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import statistics
 from aigc_jax.sampling import Sampler, class_labels, in_turn
@@ -42,7 +41,7 @@ class Filled:
                 valid = np.asarray(batch["valid"]) > 0
                 if "label" in batch:
                     self.labels.append(np.asarray(batch["label"])[valid])
-                made = to_channels(self.image(batch)[valid], self.channels)
+                made = pixels.convert(self.image(batch)[valid], self.channels)
                 if transform:
                     made = np.stack(list(pool.map(transform, made)))
                 yield made, np.ones(len(made), np.float32)
@@ -61,7 +60,7 @@ def see(
     Raises:
       UserError: nothing to be read there; statistics made in another way than the viewer's.
     """
-    if (Path(path) / "config.json").exists():
+    if runs.is_run(path):
         return _see_run(runs.load(path), viewer, num, seed, keep)
     if images.is_statistics(path):
         return _see_statistics(path, viewer)
@@ -80,7 +79,8 @@ def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int, keep: bo
 
 
 def _see_statistics(path: str, viewer: Viewer) -> Seen:
-    found, wanted = statistics.load(path), viewer.extractor.provenance
+    place = Path(path.removeprefix("npz:")).expanduser()
+    found, wanted = statistics.load(place), viewer.provenance
     if not found.meta:
         logging.warning("%s doesn't tell its protocol: taken to be as the other side's.", path)
     for key in ("extractor", "sha256", "protocol", "precision"):
@@ -95,5 +95,5 @@ def _see_statistics(path: str, viewer: Viewer) -> Seen:
 
 def check_readable(path: str, num: int | None = None) -> None:
     """Raises UserError, before a network is fetched, for what `see` could not read."""
-    if not (Path(path) / "config.json").exists() and not images.is_statistics(path):
+    if not runs.is_run(path) and not images.is_statistics(path):
         images.open_images(path, num=num)

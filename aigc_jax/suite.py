@@ -58,14 +58,7 @@ def score(
     Raises:
       UserError: a metric needs what is not there: real images, single features, classes.
     """
-    check(names)
-    for name in names:
-        metric = METRICS[name]
-        if metric.of_real and real is None:
-            raise UserError(f"{name} compares with real images: give --real.")
-        for side, field in ((real, metric.of_real), (fake, metric.of_fake)):
-            if field and getattr(side, field) is None:
-                raise UserError(f"{name}: {_MISSING[field].format(side.name)}")
+    check_sides(names, real, fake)
     if real is not None and len(real.statistics.mu) != len(fake.statistics.mu):
         raise UserError(
             f"{real.name} has {len(real.statistics.mu)} features, {fake.name} "
@@ -74,10 +67,28 @@ def score(
     return {name: METRICS[name].score(real, fake, settings) for name in names}
 
 
+def check_names(names: Sequence[str], has_real: bool) -> None:
+    """Raises UserError for an unknown metric, and one of real images where there are none."""
+    check(names)
+    for name in names:
+        if METRICS[name].of_real and not has_real:
+            raise UserError(f"{name} compares with real images: give --real.")
+
+
+def check_sides(names: Sequence[str], real: Seen | None, fake: Seen | None = None) -> None:
+    """Raises UserError for a metric that needs what the sides don't have; `fake` may come later."""
+    check_names(names, real is not None)
+    for name in names:
+        metric = METRICS[name]
+        for side, field in ((real, metric.of_real), (fake, metric.of_fake)):
+            if side is not None and field and getattr(side, field) is None:
+                raise UserError(f"{name}: {_MISSING[field].format(side.name)}")
+
+
 _MISSING = {
     "features": "{} gives mean and covariance alone: name the images themselves.",
     "logits": "the network gives no classes for {}.",
-    "labels": "{} has no labels.",
+    "labels": "{} has no labels, or the network reads others.",
     "statistics": "{} has no statistics.",
     "spatial": "{} has no spatial features: take --protocol adm.",
 }
@@ -101,13 +112,14 @@ def _fid(real: Seen, fake: Seen, settings: Settings) -> Score:
         found = fid.frechet(real.statistics, fake.statistics)
     record = {"value": found.value, **_sides(real, fake)}
     if settings.interval and y is not None:
-        record["interval"] = fid.interval(y, real.statistics if x is None else x)
+        record["interval"] = fid.interval(y, real.statistics if x is None else x, ddof=ddof)
     record |= {"mean_part": found.mean_part, "covariance_part": found.covariance_part}
     return record | {"dim": len(fake.statistics.mu)}
 
 
 def _fid_infinity(real: Seen, fake: Seen, settings: Settings) -> Score:
-    found = fid.fid_infinity(fake.features, real.statistics)
+    ddof = settings.protocol.ddof
+    found = fid.fid_infinity(fake.features, real.statistics, ddof=ddof)
     return {"value": found.value, "slope": found.slope, **_sides(real, fake)}
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aigc_jax import config as configs
-from aigc_jax import evaluate, methods, parallel, runs, scores
+from aigc_jax import evaluate, methods, networks, parallel, runs, scores
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
@@ -93,7 +93,7 @@ def run(
 def _with_judge(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Callable[[], None]]:
     """The config with `eval.extractor` a workdir, and what trains the judge there if need be."""
     name = config.eval.extractor
-    if name in ("", "inception", "vgg16") or (Path(name) / "config.json").exists():
+    if not name or networks.is_one(name):
         return config, lambda: None
     config, judge, beside = (
         config.copy_and_resolve_references(),

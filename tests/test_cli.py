@@ -140,7 +140,12 @@ def test_evaluate_with_a_judge(gan_run, judge_run, tmp_path, capsys):
     told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert float(told["fid"].split()[1]) == pytest.approx(scores["fid"]["value"], rel=1e-4)
     made = scores["provenance"]
-    assert made["extractor"] == f"classifier {judge_run}" and len(made["sha256"]) == 64
+    assert made["extractor"] == "classifier" and made["weights"] == str(judge_run)
+    assert (
+        made["protocol"] == "tf1"
+        and made["fake"] == f"{gan_run} step 8"
+        and len(made["sha256"]) == 64
+    )
     assert made["real"] == "digits/test at 16x16x1, 50 of 300"
     last = read_scores(gan_run)[-1]
     assert last["scores"]["fid"] == scores["fid"] and last["step"] == 8

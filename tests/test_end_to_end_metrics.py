@@ -100,5 +100,4 @@ def test_what_the_command_tells(ours, weights):
 
 def test_selfcheck_names_weights_that_are_not_the_official_ones(weights):
     done = aigc("selfcheck", f"--weights={weights}")
-    assert done.returncode == 2 and "NOT the official file" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("aigc selfcheck: ")
+    assert done.returncode == 0 and "NOT a published file" in done.stdout

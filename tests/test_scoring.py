@@ -10,6 +10,7 @@ from aigc_jax import parallel, suite
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import fid
 from aigc_jax.metrics.extractors import Extractor
+from aigc_jax.metrics.protocols import PROTOCOLS
 from aigc_jax.metrics.statistics import from_features
 from aigc_jax.scoring import Seen, Viewer, rebatch
 
@@ -83,7 +84,7 @@ def test_features_whatever_the_batches_and_devices(images, batch_size, devices, 
 
 
 def test_summed_up_as_they_come(images):
-    viewer = Viewer(extractor(), ddof=0, batch_size=16)
+    viewer = Viewer(extractor(), PROTOCOLS["stylegan"], batch_size=16)
     seen = viewer.see(Given(images), keep=False, quiet=True)
     assert seen.features is None and seen.n == 61
     truth = from_features(features_of(images), ddof=0)

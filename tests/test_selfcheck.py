@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from aigc_jax import networks, selfcheck
+from aigc_jax import selfcheck
 from aigc_jax.errors import UserError
-from aigc_jax.metrics import inception_weights
+from aigc_jax.metrics import inception, inception_weights
 from aigc_jax.metrics.extractors import Extractor
 
 
@@ -56,7 +56,7 @@ def small_network(monkeypatch):
         x = images.astype("float32")[:, ::8, ::8].reshape(len(images), -1) / 255
         return {"features": x, "logits": x}
 
-    monkeypatch.setattr(networks, "load", lambda *args: Extractor("small", {}, apply))
+    monkeypatch.setattr(inception, "extractor", lambda *args: Extractor("small", {}, apply))
     found = inception_weights.Weights({}, "x.pth", "6726", official=True)
     monkeypatch.setattr(inception_weights, "load", lambda path: found)
 
@@ -64,7 +64,7 @@ def small_network(monkeypatch):
 def test_figures_that_differ_are_told(cifar10, small_network, capsys):
     assert not selfcheck.run(None, str(cifar10 / "bin"), quick=True)
     out = capsys.readouterr().out
-    assert "x.pth" in out and "the official file" in out
+    assert "x.pth" in out and "a published file" in out
     rows = [line for line in out.splitlines() if "torch-fidelity" in line]
     assert len(rows) == 3 and all("differs by" in row for row in rows)
     assert "train 256 against test 256" in out and "110.2808" in out

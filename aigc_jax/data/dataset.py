@@ -1,7 +1,7 @@
 """A source of images once it is read, and what the readers of every kind share."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,19 @@ def spread(count: int, num: int | None) -> np.ndarray:
     """
     num = count if num is None else min(num, count)
     return np.arange(num) * count // max(num, 1)
+
+
+def regroup(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The same rows in blocks of `rows`; the last one may be smaller."""
+    held, count = [], 0
+    for block in blocks:
+        held, count = [*held, block], count + len(block)
+        while count >= rows:
+            whole = np.concatenate(held) if len(held) > 1 else held[0]
+            yield whole[:rows]
+            held, count = [whole[rows:]], count - rows
+    if count:
+        yield np.concatenate(held)
 
 
 def progress(items: Iterable[Any], name: str, **kwargs: Any) -> Iterable[Any]:

@@ -31,7 +31,7 @@ from PIL import Image
 
 from aigc_jax.data import pixels, sources
 from aigc_jax.data.archives import image_array, is_statistics, zip_images
-from aigc_jax.data.dataset import progress, spread
+from aigc_jax.data.dataset import progress, regroup, spread
 from aigc_jax.data.folders import EXTENSIONS, Unreadable, find_folder, image_files
 from aigc_jax.data.records import encoded, prepared
 from aigc_jax.errors import UserError
@@ -237,7 +237,7 @@ class _Arrays(Images):
 
     def _blocks(self, rows: int) -> Iterator[np.ndarray]:
         """The images, (rows, H, W, channels) uint8; the last block may be smaller."""
-        for block in _regrouped(self._taken_blocks(rows), rows):
+        for block in regroup(self._taken_blocks(rows), rows):
             block = block[..., None] if block.ndim == 3 else block
             yield pixels.convert(block, self.channels)
         self._say(collections.Counter(dict.fromkeys(self._kinds, self.n)))
@@ -274,19 +274,6 @@ def _in_threads(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _regrouped(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same rows in blocks of `rows`; the last one may be smaller."""
-    held, count = [], 0
-    for block in blocks:
-        held, count = [*held, block], count + len(block)
-        while count >= rows:
-            whole = np.concatenate(held) if len(held) > 1 else held[0]
-            yield whole[:rows]
-            held, count = [whole[rows:]], count - rows
-    if count:
-        yield np.concatenate(held)
 
 
 def _filled(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

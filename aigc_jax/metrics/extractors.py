@@ -27,6 +27,7 @@ class Extractor:
         it serves images of mixed sizes, and `apply` resizes on the device.
       resize_on_device: pure, uint8 (B, H, W, C) -> what `apply` takes too; compiled apart from it,
         so that a new size of images doesn't compile the network again.
+      reads_labels: whether its classes are the images' labels.
       batch_size: of images at once that suits it; its numbers don't depend on it.
       provenance: what a record says of it: JSON values, e.g. weights, sha256, protocol, precision.
     """
@@ -39,5 +40,6 @@ class Extractor:
     resize: Callable[[np.ndarray], np.ndarray] | None = None
     resize_first: bool = False
     resize_on_device: Callable[[Array], Array] | None = None
+    reads_labels: bool = False
     batch_size: int = 32
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -149,8 +149,8 @@ def _factor(sigma: np.ndarray) -> tuple[np.ndarray, bool]:
     return vectors[:, kept] * np.sqrt(values[kept]), False
 
 
-def _known(x: Statistics | np.ndarray) -> _Gaussian:
-    return _gaussian(x) if isinstance(x, Statistics) else _fitted(x, 1)
+def _known(x: Statistics | np.ndarray, ddof: int) -> _Gaussian:
+    return _gaussian(x) if isinstance(x, Statistics) else _fitted(x, ddof)
 
 
 def _fitted(features: np.ndarray, ddof: int) -> _Gaussian:
@@ -196,7 +196,11 @@ class Extrapolated(NamedTuple):
 
 
 def fid_infinity(
-    fake: np.ndarray, real: Statistics | np.ndarray, sizes: int = 15, seed: int = 0
+    fake: np.ndarray,
+    real: Statistics | np.ndarray,
+    sizes: int = 15,
+    seed: int = 0,
+    ddof: int = 1,
 ) -> Extrapolated:
     """The distance without the bias of finitely many generated images (Chong & Forsyth 2020).
 
@@ -208,6 +212,7 @@ def fid_infinity(
       real: (M, D) features or their statistics.
       sizes: how many subsets, from min(5000, max(N // 10, 2)) images to N.
       seed: of the subsets.
+      ddof: covariances of features are divided by N - ddof.
 
     Raises:
       UserError: N < 20, too few for a line.
@@ -215,10 +220,10 @@ def fid_infinity(
     n = len(fake)
     if n < 20:
         raise UserError(f"FID_infinity needs at least 20 generated images, got {n}: raise --num.")
-    target = _known(real)
+    target = _known(real, ddof)
     rng = np.random.default_rng(seed)
     counts = np.linspace(min(5000, max(n // 10, 2)), n, sizes).astype(int)
-    found = [_frechet(_fitted(fake[rng.permutation(n)[:k]], 1), target).value for k in counts]
+    found = [_frechet(_fitted(fake[rng.permutation(n)[:k]], ddof), target).value for k in counts]
     slope, value = np.polyfit(1 / counts, found, 1)
     return Extrapolated(float(value), float(slope), tuple(map(int, counts)), tuple(found))
 
@@ -229,6 +234,7 @@ def interval(
     confidence: float = 0.95,
     groups: int = 10,
     seed: int = 0,
+    ddof: int = 1,
 ) -> tuple[float, float]:
     """(low, high): where other draws of as many images would put the distance's expectation.
 
@@ -243,26 +249,27 @@ def interval(
       confidence: of the interval.
       groups: to leave out in turn: one distance each for either side.
       seed: of the deal to groups.
+      ddof: covariances of features are divided by N - ddof.
 
     Raises:
       UserError: fewer than 2 images for each group.
     """
-    a, b = _known(fake), _known(real)
-    variance = _jackknife(fake, b, groups, seed)
+    a, b = _known(fake, ddof), _known(real, ddof)
+    variance = _jackknife(fake, b, groups, seed, ddof)
     if not isinstance(real, Statistics):
-        variance += _jackknife(real, a, groups, seed + 1)
+        variance += _jackknife(real, a, groups, seed + 1, ddof)
     reach = scipy.stats.t.ppf((1 + confidence) / 2, groups - 1) * np.sqrt(variance)
     value = _frechet(a, b).value
     return float(value - reach), float(value + reach)
 
 
-def _jackknife(features: np.ndarray, other: _Gaussian, groups: int, seed: int) -> float:
+def _jackknife(features: np.ndarray, other: _Gaussian, groups: int, seed: int, ddof: int) -> float:
     """The variance of the distance that comes from `features`."""
     n = len(features)
     if n < 2 * groups:
         raise UserError(f"An interval needs at least {2 * groups} images, got {n}: raise --num.")
     group = np.random.default_rng(seed).permutation(n) % groups
-    found = [_frechet(_fitted(features[group != k], 1), other).value for k in range(groups)]
+    found = [_frechet(_fitted(features[group != k], ddof), other).value for k in range(groups)]
     return (groups - 1) * np.var(found)
 
 

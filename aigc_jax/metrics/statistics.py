@@ -216,7 +216,8 @@ def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _extras(path: str | os.PathLike, arrays: dict) -> tuple[int | None, dict]:
     try:
         n = int(arrays["n"]) if "n" in arrays else None
-        return n, json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+        meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+        return n, dict(meta)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: n is no number of images, or meta no JSON: {error}.") from error
 
@@ -232,7 +233,7 @@ def _statistics(path: str | os.PathLike, arrays: dict, mu: str, sigma: str) -> S
 
 def _problem(mu: np.ndarray, sigma: np.ndarray) -> str | None:
     """What makes these no mean and no covariance; None: nothing."""
-    if mu.ndim != 1 or mu.dtype.kind != "f" or not np.isfinite(mu).all():
+    if mu.ndim != 1 or not mu.size or mu.dtype.kind != "f" or not np.isfinite(mu).all():
         return f"no finite mean (D,): {mu.dtype}{list(mu.shape)}"
     if sigma.shape != (len(mu), len(mu)) or sigma.dtype.kind != "f":
         return f"no covariance of {len(mu)} features: {sigma.dtype}{list(sigma.shape)}"
