@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aigc_jax import config as configs
-from aigc_jax import runs, train
+from aigc_jax import runs, scores, train
 from aigc_jax.writers import read_metrics
 
 COMMON = [
@@ -25,6 +25,7 @@ COMMON = [
     "checkpoint_every=2",
     "log_every=2",
 ]
+SLOW = pytest.mark.slow
 CLASSIFIER = ("digits_classifier", ["image_size=8", "model.width=4", *COMMON])
 GAN = (
     "digits_dcgan",
@@ -137,3 +138,21 @@ def test_preempted_and_continued(tmp_path, launch, mode, signalled, steps_per_di
     finish(launch(workdir, CLASSIFIER, num_train_steps=total, **fields))
     state = one_process(tmp_path / "alone", CLASSIFIER, num_train_steps=total, **fields)
     assert_near(runs.load(workdir).state, state, 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["jit", *(pytest.param(m, marks=SLOW) for m in ("pmap", "fsdp"))])
+def test_judged_together(tmp_path, launch, mode):
+    """Samples are drawn and read by all processes: one record an evaluation, one number."""
+    one_process(tmp_path / "judge", CLASSIFIER, num_train_steps=2, image_size=16)
+    fields = {"eval.extractor": tmp_path / "judge", "eval.every": 2, "parallel": mode}
+    fields |= {"eval.metrics": "fid,kid,label_accuracy", "num_train_steps": 4}
+    finish(launch(tmp_path / "together", GAN, **fields))
+    one_process(tmp_path / "alone", GAN, **fields)
+    together, alone = (scores.read(tmp_path / name) for name in ("together", "alone"))
+    assert [r["step"] for r in together] == [r["step"] for r in alone] == [2, 4]
+    for record, other in zip(together, alone, strict=True):
+        for name in ("fid", "kid"):
+            value, expected = (r["scores"][name]["value"] for r in (record, other))
+            assert value == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        accuracy, expected = (r["scores"]["label_accuracy"]["value"] for r in (record, other))
+        assert accuracy == pytest.approx(expected, abs=0.01)
