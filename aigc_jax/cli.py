@@ -165,7 +165,8 @@ def _add_evaluate(parser: argparse.ArgumentParser):  # noqa: ANN202
     add = parser.add_argument
     add("--fake", required=True, metavar="PATH", help=_PATH_HELP)
     add("--real", metavar="PATH", help="real images, or .npz statistics (a run's default: its own)")
-    add("--metrics", help="e.g. fid,is,kid,prdc (also: fid_infinity, sfid, pr, label_accuracy)")
+    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or the run's own"
+    add("--metrics", metavar="A,B", help=f"of {known} (default: fid,kid; of a run, as it says)")
     _add_network(add)
     add("--num", type=int, help="images of each side at most; of a run, so many samples")
     add("--seed", type=int, default=0, help="of a run's samples")
@@ -192,7 +193,7 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
 
     _check_numbers(args)
     _check_parent("--json", args.json)
-    metrics = [name.strip() for name in (args.metrics or "").split(",") if name.strip()]
+    metrics = [name.strip().lower() for name in (args.metrics or "").split(",") if name.strip()]
     settings = suite.Settings(protocols.find(args.protocol or "tf1"), args.interval)
     if runs.is_run(args.fake):
         run = runs.load(args.fake)
@@ -204,7 +205,7 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
         settings = suite.Settings(protocols.find(section.protocol), args.interval)
         found = evaluate.run_scores(run, metrics, args.real, args.num, args.seed, settings)
     else:
-        metrics = metrics or (["fid", "kid"] if args.real else ["is"])
+        metrics = metrics or _usual_metrics(args)
         suite.check_names(metrics, args.real is not None)
         for path in filter(None, (args.fake, args.real)):
             sets.check_readable(path, args.num)
@@ -212,6 +213,14 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
             metrics, args.real, args.fake, _viewer(args), settings, args.num, args.seed
         )
     _show(found, args)
+
+
+def _usual_metrics(args: argparse.Namespace) -> list[str]:
+    from aigc_jax.data.images import is_statistics
+
+    if args.real is None:
+        return ["is"]
+    return ["fid"] if is_statistics(args.real) or is_statistics(args.fake) else ["fid", "kid"]
 
 
 def _viewer(args: argparse.Namespace):  # noqa: ANN202

@@ -75,7 +75,7 @@ class Evaluator:
             suite.check(metrics)
         named = [name for name in metrics if name not in own]
         if not metrics and hasattr(method, "sample"):
-            named = _named(config)
+            named = configured_metrics(config)
         if named:
             self._samples = _Samples(
                 config, Sampler(method, spec, layout), named, real, num, settings, cache
@@ -104,8 +104,12 @@ class Evaluator:
         return Evaluation(found, {"real": held.name, "n_real": len(held)})
 
 
-def _named(config: ConfigDict) -> list[str]:
-    """The config's metrics of samples; none without a network."""
+def configured_metrics(config: ConfigDict) -> list[str]:
+    """The config's metrics of samples; none without a network.
+
+    Raises:
+      UserError: an unknown one.
+    """
     names = [name.strip() for name in config.eval.metrics.split(",") if name.strip()]
     suite.check(names)
     if not config.num_classes or config.eval.extractor in ("inception", "vgg16"):
@@ -163,7 +167,7 @@ class _Samples:
         channels = self._viewer.extractor.channels
         fake = self._viewer.see(Filled("samples", n, size, channels, batches, sample))
         found = suite.score(self._metrics, real, fake, self._settings)
-        return Evaluation(found, _provenance(self._viewer, self._settings, real, fake))
+        return Evaluation(found, _provenance(self._viewer, real, fake))
 
     @functools.cached_property
     def _held_out(self) -> configured.HeldOut | None:
@@ -179,7 +183,7 @@ class _Samples:
         if self._needs_real and self._held_out is not None:
             held = self._held_out
             if self._num is None or most <= len(held):
-                return functools.partial(_spread, held, most), min(most, len(held))
+                return functools.partial(_some, held, most), min(most, len(held))
         labels = class_labels(self._config, most)
         return functools.partial(in_turn, most, labels, self._config.eval.batch_size), most
 
@@ -200,7 +204,7 @@ class _Samples:
         name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
         real = Filled(
             name, n, held.data.shape[:2], self._viewer.extractor.channels,
-            functools.partial(_spread, held, n), lambda batch: _quantised(batch["image"]),
+            functools.partial(_some, held, n), lambda batch: _quantised(batch["image"]),
         )  # fmt: skip
         return self._cached(real)
 
@@ -235,12 +239,12 @@ def _quantised(images: np.ndarray) -> np.ndarray:
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def _spread(held: Any, num: int) -> Iterator[Batch]:
-    """Held-out batches in which `num` evenly spaced examples are valid."""
-    from aigc_jax.data.dataset import spread
+def _some(held: Any, num: int) -> Iterator[Batch]:
+    """Held-out batches in which `num` examples, drawn alike each time, are valid."""
+    from aigc_jax.data.dataset import subset
 
     taken = np.zeros(len(held), np.float32)
-    taken[spread(len(held), num)] = 1
+    taken[subset(len(held), num)] = 1
     start = 0
     for batch in held:
         rows = taken[start : start + len(batch["valid"])]
@@ -313,15 +317,12 @@ def image_scores(
     reference = None if real is None else see(real, viewer, num, seed)
     suite.check_sides(metrics, reference, seen)
     seen = seen or see(fake, viewer, num, seed)
-    provenance = _provenance(viewer, settings, reference, seen) | {"seed": seed}
+    provenance = _provenance(viewer, reference, seen) | {"seed": seed}
     return Evaluation(suite.score(metrics, reference, seen, settings), provenance)
 
 
-def _provenance(
-    viewer: Viewer, settings: suite.Settings, real: Seen | None, fake: Seen
-) -> dict[str, Any]:
+def _provenance(viewer: Viewer, real: Seen | None, fake: Seen) -> dict[str, Any]:
     sides = {"fake": fake.name, "n_fake": fake.n}
     if real is not None:
         sides |= {"real": real.name, "n_real": real.n}
-    rules = {"splits": settings.protocol.split_size or settings.protocol.splits}
-    return {**viewer.provenance, **rules, **sides, "version": __version__}
+    return {**viewer.provenance, **sides, "version": __version__}

@@ -43,7 +43,7 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
         spread = ""
         if "interval" in score:
             spread = "  95% [{:.5g}, {:.5g}]".format(*score["interval"])
-        elif "std" in score:
+        elif score.get("splits", 2) > 1 and "std" in score:
             spread = f"  +- {score['std']:.4g}"
         if "real" in score:
             spread += f"  (real images: {score['real']:.5g})"
@@ -75,6 +75,8 @@ def read(workdir: str | Path) -> list[dict]:
     Raises:
       UserError: there are none.
     """
+    if not Path(workdir).is_dir():
+        raise UserError(f"There is no run {workdir}.")
     path, records = Path(workdir) / SCORES, []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

@@ -123,7 +123,8 @@ class Viewer:
         self._check_size(images)
         collect, dispatched = _Collector(keep, images.n), None
         with tqdm(
-            total=images.n, desc=images.name, unit="img", leave=False, disable=quiet,
+            total=images.n, desc=images.name, unit="img", leave=False,
+            disable=True if quiet else None,
             dynamic_ncols=True,
         ) as bar:  # fmt: skip
             for batch, n in self._batches(images):

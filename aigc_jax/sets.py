@@ -53,7 +53,7 @@ def see(
     """What the network sees of a folder, zip or npz of images, a TFDS split, a run or statistics.
 
     Args:
-      num: so many at most, evenly spaced; of a run, so many samples (default 10,000).
+      num: so many at most, drawn alike each time; of a run, so many samples (default 10,000).
       seed: of a run's samples.
       keep: single features, while they fit.
 
@@ -95,5 +95,9 @@ def _see_statistics(path: str, viewer: Viewer) -> Seen:
 
 def check_readable(path: str, num: int | None = None) -> None:
     """Raises UserError, before a network is fetched, for what `see` could not read."""
-    if not runs.is_run(path) and not images.is_statistics(path):
-        images.open_images(path, num=num)
+    if runs.is_run(path) or images.is_statistics(path):
+        return
+    images.open_images(path, num=num)
+    below = sorted(p.parent.name for p in Path(path).glob("*/config.json"))
+    if below:
+        raise UserError(f"{path} is no run but holds some: name one, such as {path}/{below[0]}.")

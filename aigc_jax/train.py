@@ -22,6 +22,7 @@ from aigc_jax import evaluate, methods, networks, parallel, runs, scores
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
+from aigc_jax.metrics import protocols
 from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import Writers
 
@@ -64,6 +65,8 @@ def run(
     if first is None:
         raise UserError("There is not one batch to train on.")
     config = configs.resolve(config, first)
+    evaluate.configured_metrics(config)
+    protocols.find(config.eval.protocol)
     if from_source:
         config, prepare = _with_judge(config, workdir)
     try:

@@ -95,7 +95,7 @@ def test_what_the_command_tells(ours, weights):
     assert wanted.items() <= made.items() and len(made["sha256"]) == 64
     assert "fid" in done.stdout and "Measured by inception-2015-12-05 tf1" in done.stdout
     assert "none of the published Inception files" in done.stderr
-    assert "24 real images" in done.stderr
+    assert "24 real and 24 generated images" in done.stderr
 
 
 def test_selfcheck_names_weights_that_are_not_the_official_ones(weights):

@@ -249,8 +249,7 @@ def test_warnings():
     assert fid.warnings_for(50_000, 10_000, 2048) == []
     assert fid.warnings_for(None, 10_000, 2048) == []
     assert [w.split(" images")[0] for w in fid.warnings_for(5000, 2048, 2048)] == [
-        "5000 real",
-        "2048 generated",
+        "5000 real and 2048 generated",
         "2048 generated",
     ]
     for counts in ((1, 10), (10, 1), (None, 0)):

@@ -95,13 +95,14 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
     return np.round(luma)[..., None].astype(np.uint8)
 
 
-def spread(count: int, num: int | None) -> np.ndarray:
-    """Rows of at most `num` of `count` examples, evenly spaced; None: all.
+def subset(count: int, num: int | None) -> np.ndarray:
+    """Rows of at most `num` of `count` examples, in order, the same each time; None: all.
 
-    A part of a set that is sorted by class is then as mixed as the whole.
+    They are drawn, as sets are sorted by class or alternate between kinds.
     """
-    num = count if num is None else min(num, count)
-    return np.arange(num) * count // max(num, 1)
+    if num is None or num >= count:
+        return np.arange(count)
+    return np.sort(np.random.RandomState(0).permutation(count)[:num])
 
 
 def regroup(blocks: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:

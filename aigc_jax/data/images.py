@@ -31,7 +31,7 @@ from PIL import Image
 
 from aigc_jax.data import pixels, sources
 from aigc_jax.data.archives import image_array, is_statistics, zip_images
-from aigc_jax.data.dataset import progress, regroup, spread
+from aigc_jax.data.dataset import progress, regroup, subset
 from aigc_jax.data.folders import EXTENSIONS, Unreadable, find_folder, image_files
 from aigc_jax.data.records import encoded, prepared
 from aigc_jax.errors import UserError
@@ -221,7 +221,7 @@ class _Arrays(Images):
         super().__init__(name, n, channels)
         self._shape, self._source = shape, blocks
         self._taken = np.zeros(shape[0], bool)
-        self._taken[spread(shape[0], n)] = True
+        self._taken[subset(shape[0], n)] = True
         self._kinds = pixels.kinds(shape[3] if len(shape) == 4 else 1, channels)
 
     @property
@@ -288,7 +288,7 @@ def _filled(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray
 def open_images(
     path: str, *, channels: int = 3, num: int | None = None, data_dir: str | None = None
 ) -> Images:
-    """The images at `path`, of the grammar above, or `num` of them at most, evenly spaced.
+    """The images at `path`, of the grammar above, or `num` of them at most, drawn alike each time.
 
     `data_dir` is where TFDS sets lie, as for `sources.load`. Nothing is decoded yet. From here on
     Pillow's DecompressionBombWarning is an error in this process, as its documentation advises, so
@@ -351,7 +351,7 @@ def _folder(place: str, channels: int, num: int | None) -> Images:
         _File(path.relative_to(folder).as_posix(), functools.partial(open, path, "rb"))
         for path in image_files(folder, _EXTENSIONS)
     ]
-    return _listed(f"folder:{place}", files, channels, num)
+    return _listed(f"folder:{Path(place)}", files, channels, num)
 
 
 def _zip(place: str, channels: int, num: int | None) -> Images:
@@ -362,20 +362,20 @@ def _zip(place: str, channels: int, num: int | None) -> Images:
 def _listed(name: str, files: list[_File], channels: int, num: int | None) -> Images:
     if not files:
         raise UserError(f"no images in {name}: looked for {', '.join(sorted(_EXTENSIONS))}")
-    files = [files[i] for i in spread(len(files), num)]
+    files = [files[i] for i in subset(len(files), num)]
     return _Files(name, len(files), channels, lambda: files)
 
 
 def _npz(place: str, channels: int, num: int | None) -> Images:
     array = image_array(place)
     name = f"npz:{place}"
-    n = len(spread(array.shape[0], num))
+    n = len(subset(array.shape[0], num))
     return _Arrays(name, n, channels, array.shape, array.blocks)
 
 
 def _digits(split: str, channels: int, num: int | None) -> Images:
     dataset = sources.load("digits", split=split, image_size=8, channels=1)
-    images = dataset.images[spread(dataset.num_examples, num)]
+    images = dataset.images[subset(dataset.num_examples, num)]
 
     def blocks(rows: int) -> Iterator[np.ndarray]:
         return (images[start : start + rows] for start in range(0, len(images), rows))
@@ -385,7 +385,7 @@ def _digits(split: str, channels: int, num: int | None) -> Images:
 
 def _tfds(place: str, channels: int, num: int | None, data_dir: str | None) -> Images:
     found = encoded(place, data_dir)
-    rows = spread(found.num_examples, num)
+    rows = subset(found.num_examples, num)
     taken = set(rows.tolist())
 
     def files() -> Iterator[_File]:

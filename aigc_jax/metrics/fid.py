@@ -284,23 +284,24 @@ def warnings_for(n_real: int | None, n_fake: int, dim: int) -> list[str]:
     Raises:
       UserError: fewer than 2 images on a side.
     """
-    counts = {"real": n_real, "generated": n_fake}
-    known = {name: n for name, n in counts.items() if n is not None}
-    return [line for name, n in known.items() for line in _warnings(name, n, dim)]
-
-
-def _warnings(name: str, n: int, dim: int) -> list[str]:
-    if n < 2:
-        raise UserError(f"A covariance needs at least 2 {name} images, got {n}: raise --num.")
+    known = {"real": n_real, "generated": n_fake}
+    known = {name: n for name, n in known.items() if n is not None}
+    for name, n in known.items():
+        if n < 2:
+            raise UserError(f"A covariance needs at least 2 {name} images, got {n}: raise --num.")
     found = []
-    if n <= dim:
+    if few := _counted(known, 9_999):
         found.append(
-            f"{n} {name} images span fewer than the {dim} directions of the features: the value is "
-            "exact for these images, but not what other tools print to more than 4 digits."
+            f"{few} images: FID falls as images are added, so compare it with values of as many "
+            "alone; fid_infinity estimates where it ends."
         )
-    if n < 10_000:
+    if few := _counted(known, dim):
         found.append(
-            f"{n} {name} images: FID falls as images are added, so this one doesn't compare with "
-            "values of 50,000 images; fid_infinity removes that bias."
+            f"{few} images, no more than the {dim} features: other tools carry noise here from "
+            "the third digit on."
         )
     return found
+
+
+def _counted(counts: dict[str, int], most: int) -> str:
+    return " and ".join(f"{n} {name}" for name, n in counts.items() if n <= most)
