@@ -72,18 +72,21 @@ def torch(options: argparse.Namespace, seconds: float) -> dict:
 
 def judge(options: argparse.Namespace, facts: dict[str, dict]) -> list[tuple]:
     """A row each: name, label accuracy, Frechet distance to test, diversity, steps, seconds."""
+    import jax
+
+    from aigc_jax import networks
     from aigc_jax.data import sources
-    from aigc_jax.evaluate import Judge
     from aigc_jax.metrics.diversity import within_class_variance
     from aigc_jax.metrics.fid import frechet_distance
     from aigc_jax.metrics.statistics import moments
 
-    reader = Judge(options.workdir / "classifier")
+    reader = networks.classifier(options.workdir / "classifier")
+    apply = jax.jit(reader.apply)
 
     def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        floats = images.astype(np.float32) / 127.5 - 1
-        parts = [reader.read(part) for part in floats.reshape(-1, 500, *floats.shape[1:])]
-        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+        parts = [apply(reader.variables, x) for x in images.reshape(-1, 500, *images.shape[1:])]
+        logits, features = (np.concatenate([x[k] for x in parts]) for k in ("logits", "features"))
+        return logits.argmax(-1), features
 
     def variance(images: np.ndarray, labels: np.ndarray) -> float:
         return float(within_class_variance(images.astype(np.float32) / 127.5, labels, 10))
