@@ -18,14 +18,14 @@ from aigc_jax.types import Array
 SIDE = 299
 
 
-def tf1(images: Array) -> Array:
+def tf1(images: Array, side: int = SIDE) -> Array:
     """TensorFlow 1's bilinear: `tf.raw_ops.ResizeBilinear` without its options, to the bit."""
-    return _bilinear(images, *_tf1_steps(*images.shape[1:3]))
+    return _bilinear(images, *_tf1_steps(side, *images.shape[1:3]))
 
 
-def tf1_host(image: np.ndarray) -> np.ndarray:
+def tf1_host(image: np.ndarray, side: int = SIDE) -> np.ndarray:
     """`tf1` of one image."""
-    return _bilinear_host(image, *_tf1_steps(*image.shape[:2]))
+    return _bilinear_host(image, *_tf1_steps(side, *image.shape[:2]))
 
 
 def half_pixel(images: Array) -> Array:
@@ -70,9 +70,9 @@ def _steps(source: np.ndarray, size: int) -> Steps:
     return low, np.minimum(low + 1, size - 1), source - low.astype(np.float32)
 
 
-def _tf1_steps(*sizes: int) -> list[Steps]:
-    out = np.arange(SIDE, dtype=np.float32)
-    return [_steps(out * (np.float32(size) / np.float32(SIDE)), size) for size in sizes]
+def _tf1_steps(side: int, *sizes: int) -> list[Steps]:
+    out = np.arange(side, dtype=np.float32)
+    return [_steps(out * (np.float32(size) / np.float32(side)), size) for size in sizes]
 
 
 def _half_pixel_steps(*sizes: int) -> list[Steps]:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from aigc_jax import torch_weights
 from aigc_jax.errors import UserError
+from aigc_jax.metrics import resize
 from aigc_jax.metrics.extractors import Extractor
 from aigc_jax.models import vgg
 from aigc_jax.types import Array, PyTree
@@ -74,7 +74,8 @@ def extractor(
         variables=vgg.from_torch(arrays, net),
         apply=functools.partial(features, net),
         channels=3,
-        resize=_resize_one,
+        resize=functools.partial(resize.tf1_host, side=SIDE),
+        resize_on_device=functools.partial(resize.tf1, side=SIDE),
         provenance={
             "extractor": "vgg16-fc2",
             **(provenance or {}),
@@ -92,27 +93,5 @@ def features(net: vgg.VGG16, variables: PyTree, images: Array) -> dict[str, Arra
       variables: of `vgg.from_torch`.
       images: (B, H, W, 3), uint8 or float, of any size.
     """
-    x = _tf1(images.astype(jnp.float32))
+    x = resize.tf1(images, SIDE)
     return {"features": net.apply(variables, (x - _MEAN) / _STD)["fc2"]}
-
-
-def _resize_one(image: np.ndarray) -> np.ndarray:
-    image = np.repeat(image, 3, -1) if image.shape[-1] == 1 else image
-    return _tf1(image[None].astype(np.float32))[0]
-
-
-def _tf1(images: Array | np.ndarray) -> Array | np.ndarray:
-    """Float (B, H, W, C) -> (B, 224, 224, C), as `tf.raw_ops.ResizeBilinear` by default.
-
-    Output pixel i lies at i * size / 224 of the input, between that pixel and the next.
-    """
-    for axis in (2, 1):
-        size = images.shape[axis]
-        source = np.arange(SIDE, dtype=np.float32) * np.float32(size / SIDE)
-        low = source.astype(np.int32)
-        weight = (
-            (source - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(4)])
-        )
-        a, b = images.take(low, axis), images.take(np.minimum(low + 1, size - 1), axis)
-        images = a + (b - a) * weight
-    return images
