@@ -276,7 +276,7 @@ def _stats(args: argparse.Namespace, rest: list[str]) -> None:
     _check_numbers(args)
     _check_parent("--out", args.out)
     sets.check_readable(args.path, args.num)
-    seen = sets.see(args.path, _viewer(args), args.num, args.seed, keep=False)
+    seen = sets.see(args.path, _viewer(args), args.num, args.seed)
     seen.statistics.save(args.out)
     print(f"Statistics of {seen.n} images, {len(seen.statistics.mu)} features, in {args.out}")
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from aigc_jax.errors import UserError
-from aigc_jax.metrics import fid
+from aigc_jax.metrics import fid, statistics
 from aigc_jax.metrics.statistics import Statistics, from_features
 
 
@@ -255,3 +255,13 @@ def test_warnings():
     for counts in ((1, 10), (10, 1), (None, 0)):
         with pytest.raises(UserError, match="at least 2"):
             fid.warnings_for(*counts, 2048)
+
+
+def test_float32_statistics_below_full_rank():
+    """What float32 rounding adds beyond the rank of n images is known not to be theirs."""
+    rng = np.random.default_rng(0)
+    x, y = (np.abs(rng.normal(size=(40, 256)) + 0.4).astype(np.float32) for _ in range(2))
+    a, b = (statistics.finalize(statistics.update(statistics.init(256), f)) for f in (x, y))
+    assert abs(fid.frechet(a, a).value) < 1e-8
+    truth = fid.frechet_from_features(x, y).value
+    assert fid.frechet(a, b).value == pytest.approx(truth, rel=1e-6)

@@ -131,6 +131,10 @@ def _eigenvalue_root(sigma1: np.ndarray, sigma2: np.ndarray) -> float:
 
 def _gaussian(s: Statistics) -> _Gaussian:
     mu, sigma = s.mu.astype(np.float64), s.sigma.astype(np.float64)
+    if s.n is not None and s.n <= len(mu):  # of rank n - 1; all beyond it is rounding
+        values, vectors = np.linalg.eigh(sigma)
+        values, vectors = np.maximum(values[1 - s.n :], 0), vectors[:, 1 - s.n :]
+        return _Gaussian(mu, values.sum(), vectors * np.sqrt(values), False)
     return _Gaussian(mu, np.trace(sigma), *_factor(sigma))
 
 
