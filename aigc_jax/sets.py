@@ -47,27 +47,24 @@ class Filled:
                 yield made, np.ones(len(made), np.float32)
 
 
-def see(
-    path: str, viewer: Viewer, num: int | None = None, seed: int = 0, keep: bool = True
-) -> Seen:
+def see(path: str, viewer: Viewer, num: int | None = None, seed: int = 0) -> Seen:
     """What the network sees of a folder, zip or npz of images, a TFDS split, a run or statistics.
 
     Args:
       num: so many at most, drawn alike each time; of a run, so many samples (default 10,000).
       seed: of a run's samples.
-      keep: single features, while they fit.
 
     Raises:
       UserError: nothing to be read there; statistics made in another way than the viewer's.
     """
     if runs.is_run(path):
-        return _see_run(runs.load(path), viewer, num, seed, keep)
+        return _see_run(runs.load(path), viewer, num, seed)
     if images.is_statistics(path):
         return _see_statistics(path, viewer)
-    return viewer.see(images.open_images(path, channels=viewer.extractor.channels, num=num), keep)
+    return viewer.see(images.open_images(path, channels=viewer.extractor.channels, num=num))
 
 
-def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int, keep: bool) -> Seen:
+def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int) -> Seen:
     n = num or run.config.eval.num_samples
     sampler = Sampler(run.method, run.spec)
     state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
@@ -75,7 +72,7 @@ def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int, keep: bo
     size = (run.config.image_size,) * 2
     sample = functools.partial(sampler, state, rng)
     name = f"{run.workdir} step {run.step}"
-    return viewer.see(Filled(name, n, size, viewer.extractor.channels, batches, sample), keep)
+    return viewer.see(Filled(name, n, size, viewer.extractor.channels, batches, sample))
 
 
 def _see_statistics(path: str, viewer: Viewer) -> Seen:
