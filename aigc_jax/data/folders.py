@@ -162,8 +162,9 @@ class Unreadable:
 
     def refuse_many(self) -> None:
         """Raises UserError once more than one in a hundred could not be read."""
-        if len(self.files) > _BAD_SHARE * self._total:
+        with self._lock:  # other threads may be adding to it
             bad = sorted(self.files)
+        if len(bad) > _BAD_SHARE * self._total:
             raise UserError(
                 f"{len(bad)} of the {self._total} files of {self._name} are no readable images, "
                 f"more than {_BAD_SHARE:.0%}: {', '.join(map(str, bad[:3]))} "
