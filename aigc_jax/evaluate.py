@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 
 from aigc_jax import __version__, networks, parallel, runs, scores, suite
 from aigc_jax.data import configured, images
+from aigc_jax.data.dataset import subset
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import protocols
 from aigc_jax.sampling import Sampler, class_labels, in_turn
 from aigc_jax.scoring import Seen, Viewer
 from aigc_jax.sets import Filled, see
-from aigc_jax.types import Batch
+from aigc_jax.types import Batch, to_uint8
 
 
 class Evaluation(NamedTuple):
@@ -204,7 +205,7 @@ class _Samples:
         name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
         real = Filled(
             name, n, held.data.shape[:2], self._viewer.extractor.channels,
-            functools.partial(_some, held, n), lambda batch: _quantised(batch["image"]),
+            functools.partial(_some, held, n), lambda batch: np.asarray(to_uint8(batch["image"])),
         )  # fmt: skip
         return self._cached(real)
 
@@ -234,15 +235,8 @@ class _Samples:
         return digest.hexdigest()[:16]
 
 
-def _quantised(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] -> uint8, as they lie in files."""
-    return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
 def _some(held: Any, num: int) -> Iterator[Batch]:
     """Held-out batches in which `num` examples, drawn alike each time, are valid."""
-    from aigc_jax.data.dataset import subset
-
     taken = np.zeros(len(held), np.float32)
     taken[subset(len(held), num)] = 1
     start = 0
@@ -312,7 +306,7 @@ def image_scores(
     Raises:
       UserError: as `see` and `suite.score` do.
     """
-    suite.check(metrics)
+    suite.check_names(metrics, real is not None)
     seen = see(fake, viewer, num, seed) if images.is_statistics(fake) else None
     reference = None if real is None else see(real, viewer, num, seed)
     suite.check_sides(metrics, reference, seen)

@@ -139,13 +139,13 @@ class Viewer:
                 collect(*dispatched)
         if collect.n < 2:
             raise UserError(f"{images.name}: {collect.n} images can't be measured, 2 or more can.")
+        kept = {name: np.concatenate(parts) for name, parts in collect.kept.items()}
         found = dataclasses.replace(
-            collect.statistics(self.protocol.ddof),
+            collect.statistics(kept.get("features"), self.protocol.ddof),
             meta={**self.provenance, "images": images.name, "ddof": self.protocol.ddof},
         )
         told = getattr(images, "labels", None) if self.extractor.reads_labels else None
         labels = np.concatenate(told) if told else None
-        kept = {name: np.concatenate(parts) for name, parts in collect.kept.items()}
         return Seen(images.name, found, kept.get("features"), kept.get("logits"), labels)
 
     def _check_size(self, images: Images) -> None:
@@ -198,12 +198,13 @@ class _Collector:
                 mask = (np.arange(len(x)) < n).astype(np.float32)
                 self._moments[name] = self._update(state, x, mask)
 
-    def statistics(self, ddof: int) -> Statistics:
-        if "features" in self.kept:
-            features = statistics.from_features(np.concatenate(self.kept["features"]), ddof)
+    def statistics(self, features: np.ndarray | None, ddof: int) -> Statistics:
+        """Of the features kept; None: of those summed up."""
+        if features is not None:
+            found = statistics.from_features(features, ddof)
         else:
-            features = statistics.finalize(self._moments["features"], ddof)
+            found = statistics.finalize(self._moments["features"], ddof)
         if "spatial" not in self._moments:
-            return features
+            return found
         spatial = statistics.finalize(self._moments["spatial"], ddof)
-        return dataclasses.replace(features, spatial=spatial)
+        return dataclasses.replace(found, spatial=spatial)
