@@ -1,0 +1,46 @@
+"""VQ-VAE on CIFAR-10: 32x32 images as 8x8 codes of 9 bits."""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import adversary
+from aigc_jax import config as configs
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = configs.default()
+    config.data.source = "tfds:cifar10"
+    config.data.flip = True
+    config.task = "generate"
+    config.image_size = 32
+    config.method = "vqvae"
+    config.encoder = ConfigDict(
+        {
+            "name": "vqvae",
+            "width": 128,
+            "halvings": 2,
+            "blocks": 2,
+            "block_width": 32,
+            "embedding_dim": 64,
+        }
+    )
+    config.decoder = ConfigDict(
+        {"name": "vqvae", "width": 128, "halvings": 2, "blocks": 2, "block_width": 32}
+    )
+    config.codebook = ConfigDict(
+        {
+            "size": 512,
+            "decay": 0.99,
+            "commitment": 0.25,  # weight of the encoder's distance to its codes
+            "revive_below": 0.05,  # a code used less than this share of evenly is replaced
+        }
+    )
+    config.reconstruction = "l2"  # l2 | l1
+    config.data_variance = 0.2531  # of the training set's pixels in [-1, 1]
+    config.adversary = adversary.defaults()
+    config.batch_size = 128
+    config.num_train_steps = 2000
+    config.optimizer.lr = 1e-3
+    config.optimizer.b1 = 0.9
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    return configs.finish(config, arg)
