@@ -1,8 +1,10 @@
 """The command line: parses, calls, prints."""
 
 import argparse
+import dataclasses
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ _EPILOG = """\
 start here:
   aigc train                                    a GAN on handwritten digits: two minutes on a CPU
   aigc sample --workdir runs/digits_dcgan --label 3 --n 64 --out threes.png
+  aigc interpolate --workdir runs/digits_dcgan  walks between its latents
   aigc evaluate --fake runs/digits_dcgan        its samples, as a classifier reads them
   aigc evaluate --real photos --fake samples --metrics fid,kid      any two folders, by Inception
 """
@@ -80,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = {
         "train": _add_train,
         "sample": _add_sample,
+        "reconstruct": _add_reconstruct,
+        "interpolate": _add_interpolate,
         "evaluate": _add_evaluate,
         "stats": _add_stats,
         "compare": _add_compare,
@@ -141,23 +146,83 @@ def _add_sample(parser: argparse.ArgumentParser):  # noqa: ANN202
     add("--label", type=int, help="their class (default: each in turn)")
     add("--seed", type=int, default=0)
     add("--truncation", type=float, help="keep latents within +- this: less variety, more quality")
-    add("--step", type=int, help="of the checkpoint (default: the newest)")
+    add("--temperature", type=float, help="of what is drawn; below 1: less variety")
+    add("--top_k", type=int, help="draw each code from the k likeliest")
+    add("--guidance", type=float, help="how strongly the condition is followed")
+    add("--step", type=int, help=_STEP_HELP)
     return _sample
 
 
-def _sample(args: argparse.Namespace, rest: list[str]) -> None:
-    from aigc_jax import runs, sampling
+_STEP_HELP = "of the checkpoint (default: the newest)"
+_KNOBS = ("truncation", "temperature", "top_k", "guidance")
 
-    if args.n < 1:
-        raise UserError(f"--n {args.n}: it must be at least 1.")
-    if args.truncation is not None and args.truncation <= 0:
-        raise UserError(f"--truncation {args.truncation}: it must be above 0, such as 0.7.")
-    knobs = {} if args.truncation is None else {"truncation": args.truncation}
+
+def _sample(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import config as configs
+    from aigc_jax import methods, runs, sampling
+
+    _check_numbers(args, n=1)
+    knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
+    for name, value in knobs.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"--{name} {value}: it must be above 0.")
     sampling.check_out(args.out)
+    config = configs.of_run(args.workdir)
+    sampling.check_knobs(methods.load(config.method), knobs)
+    sampling.class_labels(config, 1, args.label)
     run = runs.load(args.workdir, args.step)
     images, labels = sampling.generate(run, args.n, label=args.label, seed=args.seed, **knobs)
     sampling.write(images, labels, args.out)
     print(f"{len(images)} images of step {run.step} in {args.out}")
+
+
+def _add_reconstruct(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """encode and decode images by a run: each beside its reconstruction, PSNR and SSIM"""
+    add = parser.add_argument
+    add("--workdir", required=True, help="of the run")
+    add("--input", required=True, metavar="PATH", help=f"a folder of images, or one; {_BY_CLASS}")
+    add("--out", required=True, metavar="DIR", help="a new folder: PNGs, and scores.json")
+    add("--label", type=int, help="the class of all of them")
+    add("--step", type=int, help=_STEP_HELP)
+    return _reconstruct
+
+
+_BY_CLASS = "of a conditional run, with --label or in subfolders named after its classes"
+
+
+def _reconstruct(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import latents
+
+    print(latents.reconstruct(args.workdir, args.input, args.out, args.label, args.step).told())
+
+
+def _add_interpolate(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """a grid whose rows walk from one latent of a run to another"""
+    add = parser.add_argument
+    add("--workdir", required=True, help="of the run")
+    add("--out", default="interpolation.png", metavar="FILE", help="x.png")
+    add("--rows", type=int, default=8, help="walks (default: 8)")
+    add("--columns", type=int, default=10, help="images of each, both ends included (default: 10)")
+    add("--label", type=int, help="the class of all rows (default: each in turn)")
+    add("--seed", type=int, default=0, help="of the latents, or of the choice of images")
+    add("--input", metavar="DIR", help=f"walk between images of a folder; {_BY_CLASS}")
+    add("--step", type=int, help=_STEP_HELP)
+    return _interpolate
+
+
+def _interpolate(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import latents, sampling, writers
+
+    _check_numbers(args, rows=1, columns=2)
+    if Path(args.out).suffix != ".png":
+        raise UserError(f"--out {args.out}: end it in .png.")
+    sampling.check_out(args.out)
+    images = latents.interpolate(
+        args.workdir, args.rows, args.columns, label=args.label, seed=args.seed,
+        source=args.input, step=args.step,
+    )  # fmt: skip
+    writers.save_png(writers.tile(images), args.out)
+    print(f"{args.rows} walks of {args.columns} images in {args.out}")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser):  # noqa: ANN202
@@ -165,10 +230,11 @@ def _add_evaluate(parser: argparse.ArgumentParser):  # noqa: ANN202
     add = parser.add_argument
     add("--fake", required=True, metavar="PATH", help=_PATH_HELP)
     add("--real", metavar="PATH", help="real images, or .npz statistics (a run's default: its own)")
-    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or the run's own"
+    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or the run's own (elbo, nll, ...)"
     add("--metrics", metavar="A,B", help=f"of {known} (default: fid,kid; of a run, as it says)")
     _add_network(add)
     add("--num", type=int, help="images of each side at most; of a run, so many samples")
+    add("--k", type=int, help="importance samples for each image, of a VAE's nll")
     add("--seed", type=int, default=0, help="of a run's samples")
     add("--interval", action="store_true", help="a confidence interval of FID (slower)")
     add("--json", metavar="FILE", help="write the scores there too")
@@ -191,10 +257,12 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from aigc_jax import evaluate, runs, sets, suite
     from aigc_jax.metrics import protocols
 
-    _check_numbers(args)
+    _check_numbers(args, num=2, batch_size=1, k=1)
     _check_parent("--json", args.json)
     metrics = [name.strip().lower() for name in (args.metrics or "").split(",") if name.strip()]
     settings = suite.Settings(protocols.find(args.protocol or "tf1"), args.interval)
+    if args.k is not None:
+        _check_k(args, metrics)
     if runs.is_run(args.fake):
         run = runs.load(args.fake)
         section = run.config.eval
@@ -202,6 +270,9 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
         for name in ("weights", "protocol", "precision"):
             section[name] = getattr(args, name) or section[name]
         section.extractor_batch_size = args.batch_size or section.extractor_batch_size
+        if args.k is not None:
+            section.nll_samples = args.k
+            run = dataclasses.replace(run, spec=run.method.from_config(run.config))
         settings = suite.Settings(protocols.find(section.protocol), args.interval)
         found = evaluate.run_scores(run, metrics, args.real, args.num, args.seed, settings)
     else:
@@ -213,6 +284,15 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
             metrics, args.real, args.fake, _viewer(args), settings, args.num, args.seed
         )
     _show(found, args)
+
+
+def _check_k(args: argparse.Namespace, metrics: list[str]) -> None:
+    from aigc_jax import runs
+
+    if not runs.is_run(args.fake):
+        raise UserError(f"--k {args.k} is for the nll of a run, which {args.fake} is not.")
+    if metrics and "nll" not in metrics:
+        raise UserError(f"--k {args.k} is for nll: add it to --metrics, or leave out --k.")
 
 
 def _usual_metrics(args: argparse.Namespace) -> list[str]:
@@ -233,8 +313,8 @@ def _viewer(args: argparse.Namespace):  # noqa: ANN202
     return scoring.Viewer(network, protocol, batch_size=args.batch_size)
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
-    for name, least in (("num", 2), ("batch_size", 1)):
+def _check_numbers(args: argparse.Namespace, **leasts: int) -> None:
+    for name, least in leasts.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: it must be at least {least}.")
@@ -273,7 +353,7 @@ def _stats(args: argparse.Namespace, rest: list[str]) -> None:
 
     if not args.out.endswith(".npz"):
         raise UserError(f"--out {args.out}: end it in .npz.")
-    _check_numbers(args)
+    _check_numbers(args, num=2, batch_size=1)
     _check_parent("--out", args.out)
     sets.check_readable(args.path, args.num)
     seen = sets.see(args.path, _viewer(args), args.num, args.seed)

@@ -80,6 +80,7 @@ def default() -> ConfigDict:
                 "split": "test",
                 "num_samples": 10_000,  # at most; as many real as generated
                 "batch_size": 250,
+                "nll_samples": 100,  # importance samples per image of a VAE's nll
                 # The network that samples are measured through: inception, vgg16, a classifier's
                 # workdir, or the name of a config, by which a classifier is then trained first, on
                 # the run's own data. "": samples are not measured.
@@ -107,6 +108,8 @@ def finish(config: ConfigDict, arg: str = "") -> ConfigDict:
             config[field] = 4
         config.num_train_steps = 8
         config.batch_size = 8
+        config.steps_per_dispatch = min(config.steps_per_dispatch, 4)
+        config.eval.nll_samples = 10
         config.eval.num_samples = 64
         config.eval.batch_size = 32
     elif arg:
@@ -122,9 +125,11 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "parallel", ("pmap", "jit", "fsdp"))
     _one_of(config, "dtype", ("float32", "bfloat16", "float16"))
     _one_of(config, "on_nonfinite", ("stop", "skip"))
-    for field in ("image_size", "batch_size", "num_train_steps", "d_steps", "steps_per_dispatch"):
-        if config[field] < 1:
-            raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
+    fields = ("image_size", "batch_size", "num_train_steps", "d_steps", "steps_per_dispatch")
+    counts = {field: config[field] for field in fields}
+    for field, count in (counts | {"eval.nll_samples": config.eval.nll_samples}).items():
+        if count < 1:
+            raise UserError(f"config.{field} is {count}: it must be at least 1.")
     _one_of(config, "eval.best_mode", ("min", "max"))
     _one_of(config, "eval.precision", ("highest", "high", "default"))
     if config.eval.num_samples < 2 or config.eval.batch_size < 1:
@@ -228,6 +233,23 @@ def override(config: ConfigDict, argv: list[str]) -> ConfigDict:
 def from_json(text: str) -> ConfigDict:
     """The config that `ConfigDict.to_json_best_effort` wrote."""
     return ConfigDict(json.loads(text))
+
+
+def of_run(workdir: str | Path) -> ConfigDict:
+    """The config of a run's workdir; fields of `eval` that came after it have their default.
+
+    Raises:
+      UserError: it is no run's workdir, or its config.json can't be read.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        config = from_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{workdir} is not a run's workdir: it holds no config.json.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    config.eval = ConfigDict({**default().eval, **config.eval})
+    return config
 
 
 def differences(old: Mapping, new: Mapping) -> list[str]:

@@ -2,10 +2,11 @@
 
 import functools
 import hashlib
+import inspect
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from aigc_jax import __version__, networks, parallel, runs, scores, suite
 from aigc_jax.data import configured, images
@@ -44,7 +46,8 @@ class Evaluator:
       real: in place of the config's source: another `tfds:` one, read as the run reads its own, or
         the path of images or statistics, see `sets.see`.
       num: samples, whatever the number of real images; None: as many as there are of those, and
-        `eval.num_samples` at most.
+        `eval.num_samples` at most. The method's own metrics are of so many real images at most;
+        None: all.
       settings: how numbers are made of features.
       cache: a folder that keeps what the network saw of the real images.
 
@@ -66,15 +69,14 @@ class Evaluator:
         cache: Path | None = None,
     ) -> None:
         layout = (layout or parallel.layout("jit", jax.local_devices())).without_axis()
-        self._config, self._layout = config, layout
-        own = set(metrics) - set(suite.METRICS)
+        self._asked = metrics
+        own = [name for name in metrics if name not in suite.METRICS]
         self._own = self._samples = None
         if hasattr(method, "eval_step") and (own or not metrics):
-            step = functools.partial(method.eval_step, spec)
-            self._own, self._own_names = layout.replicated(step), own
+            self._own = _Own(config, method, spec, layout, own, num)
         else:
             suite.check(metrics)
-        named = [name for name in metrics if name not in own]
+        named = [name for name in metrics if name in suite.METRICS]
         if not metrics and hasattr(method, "sample"):
             named = configured_metrics(config)
         if named:
@@ -90,19 +92,11 @@ class Evaluator:
         """
         found, provenance = {}, {}
         if self._own:
-            found, provenance = self._own_scores(state, rng)
+            found, provenance = self._own(state, rng)
         if self._samples:
             more, provenance = self._samples(state, rng)
             found |= more
-        return Evaluation(found, provenance)
-
-    def _own_scores(self, state: Any, rng: Any) -> Evaluation:
-        held = configured.held_out(self._config)
-        found = own_metrics(self._own, state, held, rng, self._layout)
-        for name in self._own_names:
-            suite.check([name], list(found))
-        found = {k: v for k, v in found.items() if not self._own_names or k in self._own_names}
-        return Evaluation(found, {"real": held.name, "n_real": len(held)})
+        return Evaluation({name: found[name] for name in self._asked or found}, provenance)
 
 
 def configured_metrics(config: ConfigDict) -> list[str]:
@@ -119,18 +113,87 @@ def configured_metrics(config: ConfigDict) -> list[str]:
 
 
 def own_metrics(
-    eval_step: Callable, state: Any, batches: Iterable[Batch], rng: Any, layout: parallel.Layout
+    eval_step: Callable,
+    state: Any,
+    batches: Iterable[Batch],
+    rng: Any,
+    layout: parallel.Layout,
+    scores: Callable[[dict[str, np.ndarray]], Mapping[str, suite.Score]] | None = None,
 ) -> dict[str, suite.Score]:
-    """Means of what a compiled `eval_step(state, batch, rng) -> {name: (sum, count)}` tells."""
-    totals: dict[str, np.ndarray] = {}
+    """Records of what a compiled `eval_step(state, batch, rng) -> {name: (sum, count)}` tells.
+
+    Args:
+      batches: of numpy arrays, with `valid`.
+      scores: makes records of the means, float64 arrays of the sums' shapes; None: each mean, a
+        number then, is one.
+
+    Returns:
+      {name: {"value": ..., ..., "n": how many examples it is of}}.
+    """
+    sums: dict[str, np.ndarray] = {}
+    counts: dict[str, float] = {}
     for batch in batches:
         batch = layout.place_whole(parallel.padded(batch, len(layout.devices)))
-        for name, pair in eval_step(state, batch, rng).items():
-            totals[name] = totals.get(name, 0) + np.array(pair, np.float64)
+        for name, (total, count) in eval_step(state, batch, rng).items():
+            sums[name] = sums.get(name, 0) + np.asarray(total, np.float64)
+            counts[name] = counts.get(name, 0) + float(count)
+    means = {name: total / max(counts[name], 1) for name, total in sums.items()}
+    most = max(counts.values(), default=0)
     return {
-        name: {"value": float(total / max(count, 1)), "n": int(count)}
-        for name, (total, count) in totals.items()
+        name: {**record, "n": int(counts.get(name, most))}
+        for name, record in (scores or _plain_records)(means).items()
     }
+
+
+def _plain_records(means: Mapping[str, np.ndarray]) -> dict[str, suite.Score]:
+    for name, mean in means.items():
+        if mean.ndim:
+            raise ValueError(f"{name!r} is {mean.shape}: the method needs scores(spec, means).")
+    return {name: {"value": float(mean)} for name, mean in means.items()}
+
+
+class _Own:
+    """A method's own metrics, `names` of them or all, of the held-out images or `num` of them."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        method: ModuleType,
+        spec: Any,
+        layout: parallel.Layout,
+        names: Sequence[str],
+        num: int | None,
+    ) -> None:
+        self._config, self._layout, self._names, self._num = config, layout, names, num
+        self._whole = functools.partial(method.eval_step, spec)
+        step = self._whole
+        if names and "metrics" in inspect.signature(method.eval_step).parameters:
+            step = functools.partial(step, metrics=tuple(names))
+        self._step = layout.replicated(step)
+        scores = getattr(method, "scores", None)
+        self._scores = functools.partial(scores, spec) if scores else _plain_records
+
+    def __call__(self, state: Any, rng: Any) -> Evaluation:
+        held = configured.held_out(self._config)
+        self._check_names(state, held, rng)
+        n = min(self._num or len(held), len(held))
+        batches = tqdm(
+            _some(held, n), desc="test images", unit="batch", leave=False, delay=2, disable=None
+        )
+        found = own_metrics(self._step, state, batches, rng, self._layout, self._scores)
+        found = {name: found[name] for name in self._names or found}
+        name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
+        return Evaluation(found, {"real": name, "n_real": n})
+
+    def _check_names(self, state: Any, held: configured.HeldOut, rng: Any) -> None:
+        """UserError, before anything is computed, for names that the method doesn't know."""
+        if not self._names:
+            return
+        shapes = jax.eval_shape(self._whole, state, next(iter(held)), rng)
+        with np.errstate(all="ignore"):
+            known = self._scores({name: np.zeros(x.shape) for name, (x, _) in shapes.items()})
+        for name in self._names:
+            suite.check([name], list(known))
 
 
 class _Samples:

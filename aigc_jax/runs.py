@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,11 +54,12 @@ def is_run(path: str | Path) -> bool:
         return False
 
 
-def claim(workdir: Path, config: ConfigDict, batch: Batch) -> None:
+def claim(workdir: Path, config: ConfigDict, batch: Batch, class_names: Sequence[str] = ()) -> None:
     """Writes config.json and run.json, or checks that the run there is of the same config.
 
     Args:
       batch: any batch; its shapes are what `load` needs to know the state's.
+      class_names: of the data, in the order of their labels; () where they have none.
 
     Raises:
       UserError: it is of another one; the line tells what differs.
@@ -75,7 +77,7 @@ def claim(workdir: Path, config: ConfigDict, batch: Batch) -> None:
             )
     if parallel.is_lead():
         write_json(path, _plain(config))
-        write_json(workdir / "run.json", record(batch))
+        write_json(workdir / "run.json", {**record(batch), "class_names": [*class_names]})
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -87,8 +89,22 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def frozen(config: ConfigDict) -> dict[str, Any] | None:
-    """The states of the runs that `config.frozen` names, on one device; None for none."""
-    return {name: load(path).state for name, path in config.frozen.items()} or None
+    """What the runs named in `config.frozen` lend, on one device; None where it names none.
+
+    That is their method's `weights(state)`, or the whole state where it has no such function.
+    """
+    return {name: _lent(load(path)) for name, path in config.frozen.items()} or None
+
+
+def _lent(run: Run) -> Any:
+    return run.method.weights(run.state) if hasattr(run.method, "weights") else run.state
+
+
+def class_names(workdir: str | Path, config: ConfigDict) -> list[str]:
+    """What a run's labels mean, in their order; the numbers themselves where it wasn't told."""
+    told = json.loads((Path(workdir) / "run.json").read_text()).get("class_names", [])
+    known = len(told) == config.num_classes
+    return told if known else [str(label) for label in range(config.num_classes)]
 
 
 def record(batch: Batch) -> dict[str, Any]:
@@ -114,12 +130,7 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
       UserError: there is no run, or no checkpoint.
     """
     workdir = Path(workdir)
-    path = workdir / "config.json"
-    if not path.exists():
-        raise UserError(f"{workdir} is not a run's workdir: it holds no config.json.")
-    config = configs.from_json(path.read_text())
-    # What came after the run was made has its default.
-    config.eval = ConfigDict({**configs.default().eval, **config.eval})
+    config = configs.of_run(workdir)
     method = methods.load(config.method)
     spec = method.from_config(config)
     layout = parallel.layout("jit", jax.local_devices()[:1])

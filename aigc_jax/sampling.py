@@ -3,7 +3,8 @@
 import functools
 import inspect
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,12 +36,7 @@ class Sampler:
         self, method: ModuleType, spec: Any, layout: parallel.Layout | None = None, **knobs: Any
     ) -> None:
         self.layout = layout or parallel.layout("jit", jax.local_devices())
-        name = method.__name__.rpartition(".")[2]
-        if not hasattr(method, "sample"):
-            raise UserError(f"The method {name!r} makes no images.")
-        known = list(inspect.signature(method.sample).parameters)[4:]
-        for knob in knobs.keys() - set(known):
-            raise UserError(f"The method {name!r} has no knob {knob!r} for sampling.")
+        check_knobs(method, knobs)
         sample = functools.partial(method.sample, spec, **knobs)
         self._compiled = self.layout.replicated(lambda *args: to_uint8(sample(*args)))
 
@@ -53,6 +49,18 @@ class Sampler:
         whole = parallel.padded(batch, len(self.layout.devices))
         images = self._compiled(state, rng, self.layout.place_whole(whole))
         return np.asarray(images)[: len(batch["index"])]
+
+
+def check_knobs(method: ModuleType, knobs: Iterable[str] = ()) -> None:
+    """UserError if the method makes no images, or its `sample` has no such keywords."""
+    name = method.__name__.rpartition(".")[2]
+    if not hasattr(method, "sample"):
+        raise UserError(f"The method {name!r} makes no images.")
+    known = list(inspect.signature(method.sample).parameters)[4:]
+    for knob in knobs:
+        if knob not in known:
+            has = f"it has {', '.join(f'--{k}' for k in known)}" if known else "it has none"
+            raise UserError(f"--{knob}: the method {name!r} has no such knob for sampling, {has}.")
 
 
 def in_turn(n: int, labels: np.ndarray | None, batch_size: int) -> Iterator[Batch]:
@@ -117,11 +125,25 @@ def check_out(out: str | Path) -> None:
     """UserError if `out` is a folder that holds something or a file, or has another ending."""
     out = Path(out)
     if out.suffix in (".png", ".npz"):
+        _check_writable(out, out.parent)
         return
     if out.suffix:
         raise UserError(f"--out {out}: end it in .png (a grid), .npz, or nothing (a folder).")
+    check_folder(out)
+
+
+def check_folder(out: str | Path) -> None:
+    """UserError if `out` is a file, holds something, or can't be made where it is."""
+    out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} is there already and not empty: name a new folder.")
+    _check_writable(out, out)
+
+
+def _check_writable(out: Path, folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"--out {out}: nothing can be written to {there}.")
 
 
 def class_labels(config: ConfigDict, n: int, label: int | None = None) -> np.ndarray | None:

@@ -15,8 +15,8 @@ from aigc_jax.errors import UserError
 
 SCORES = "scores.jsonl"
 HIGHER_IS_BETTER = frozenset(
-    ["is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy", "psnr"]
-)
+    ("is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy", "psnr")
+) | {"ssim", "elbo", "active_units", "perplexity", "codebook_use", "sharpness"}
 _VALUES = {
     "prdc": ("precision", "recall", "density", "coverage"),
     "pr": ("precision", "recall"),
@@ -47,7 +47,10 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
             spread = f"  +- {score['std']:.4g}"
         if "real" in score:
             spread += f"  (real images: {score['real']:.5g})"
-        lines.append(f"{name:20s} {value:.6g}{spread}")
+        unit = f" {score['unit']}" if "unit" in score else ""
+        if "value" in score and "k" in score:
+            spread += f"  (k = {score['k']})"
+        lines.append(f"{name:20s} {value:.6g}{unit}{spread}")
     return "\n".join(lines)
 
 
@@ -125,7 +128,7 @@ def compare(workdirs: Iterable[str | Path]) -> str:
 
 
 def _table(runs: Mapping[str, list[dict]]) -> str:
-    names = list(dict.fromkeys(n for rs in runs.values() for r in rs for n in flat(r["scores"])))
+    names = list(dict.fromkeys(n for rs in runs.values() for r in rs for n in _columns(r)))
     heads = ["run", "last step", "images seen"]
     for name in names:
         heads += [f"{name} last", f"{name} best (step)"]
@@ -137,16 +140,30 @@ def _row(workdir: str, records: list[dict], names: list[str]) -> list[str]:
     last = max(enumerate(records), key=lambda x: (x[1]["step"], x[0]))[1]
     row = [workdir, str(last["step"]), f"{last['images_seen']:,}"]
     for name in names:
-        having = [r for r in records if math.isfinite(flat(r["scores"]).get(name, math.nan))]
-        sign = -1 if name.rpartition("_")[2] in HIGHER_IS_BETTER or name in HIGHER_IS_BETTER else 1
-        best = min(having, key=lambda r: sign * flat(r["scores"])[name], default=None)
+        having = [r for r in records if math.isfinite(_columns(r).get(name, math.nan))]
+        metric = name.partition(" (")[0]
+        higher = metric in HIGHER_IS_BETTER or metric.rpartition("_")[2] in HIGHER_IS_BETTER
+        sign = -1 if higher else 1
+        best = min(having, key=lambda r: sign * _columns(r)[name], default=None)
         row.append(_number(last, name))
         row.append("" if best is None else f"{_number(best, name)} ({best['step']})")
     return row
 
 
+def _columns(record: dict) -> dict[str, float]:
+    """`flat`, with what parts numbers of one metric: other units, other numbers of samples."""
+    scores = record["scores"]
+    return {_column(name, scores.get(name, {})): value for name, value in flat(scores).items()}
+
+
+def _column(name: str, score: Mapping[str, Any]) -> str:
+    how = [f"k = {score['k']}"] if "k" in score else []
+    how += [score["unit"]] if "unit" in score else []
+    return f"{name} ({', '.join(how)})" if how else name
+
+
 def _number(record: dict, name: str) -> str:
-    value = flat(record["scores"]).get(name)
+    value = _columns(record).get(name)
     if value is None:
         return ""
     low, high = record["scores"].get(name, {}).get("interval", (None, None))

@@ -7,7 +7,7 @@ import itertools
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,11 +52,12 @@ def run(
     method, workdir = methods.load(config.method), Path(workdir)
     layout = parallel.layout(config.parallel)
     parallel.check_batch_size(config.batch_size, layout)
-    from_source = batches is None
+    from_source, class_names = batches is None, ()
     if from_source:
         from aigc_jax.data import configured
 
         config, stream = configured.training(config)
+        class_names = stream.class_names
     else:
         stream = _as_stream(batches)
     # The first batch gives the shapes; a stream that can't go back must not lose it.
@@ -68,13 +69,13 @@ def run(
     evaluate.configured_metrics(config)
     protocols.find(config.eval.protocol)
     if from_source:
-        config, prepare = _with_judge(config, workdir)
+        config, prepare = _with_judge(config, workdir, bool(class_names))
     try:
         spec = method.from_config(config, axis_name=layout.axis_name)
     except AttributeError as error:  # ConfigDict's, with a suggestion
         line = " ".join(str(error).split())
         raise UserError(f"The method {config.method!r} misses a field: {line}") from error
-    loop = _Loop(config, workdir, method, spec, layout, first)
+    loop = _Loop(config, workdir, method, spec, layout, first, class_names)
 
     def rest(step: int) -> Iterator[Batch]:
         again = batches if step == 0 else iter(stream(step))
@@ -93,8 +94,13 @@ def run(
     return loop.run(rest, evaluator)
 
 
-def _with_judge(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Callable[[], None]]:
-    """The config with `eval.extractor` a workdir, and what trains the judge there if need be."""
+def _with_judge(
+    config: ConfigDict, workdir: Path, labelled: bool
+) -> tuple[ConfigDict, Callable[[], None]]:
+    """The config with `eval.extractor` a workdir, and what trains the judge there if need be.
+
+    The judge of an unconditional run reads its source with the labels; without any there is none.
+    """
     name = config.eval.extractor
     if not name or networks.is_one(name):
         return config, lambda: None
@@ -103,14 +109,16 @@ def _with_judge(config: ConfigDict, workdir: Path) -> tuple[ConfigDict, Callable
         configs.load(name),
         workdir / "judge",
     )
-    config.eval.extractor = str(beside) if config.num_classes else ""
     for field in ("data", "task", "image_size", "channels", "num_classes", "parallel"):
         judge[field] = config[field]
+    if not config.num_classes and labelled and config.task in ("generate", "label"):
+        judge.task, judge.num_classes = "label", -1
+    config.eval.extractor = str(beside) if judge.num_classes else ""
     devices = jax.device_count()
     judge.batch_size = math.ceil(judge.batch_size / devices) * devices
 
     def prepare() -> None:
-        if not config.num_classes or (beside / "checkpoints" / str(judge.num_train_steps)).is_dir():
+        if not judge.num_classes or (beside / "checkpoints" / str(judge.num_train_steps)).is_dir():
             return
         tqdm.write(f"First the judge of the samples, {name}, in {beside}.")
         if int(run(judge, beside).step) < judge.num_train_steps:
@@ -130,8 +138,12 @@ def farewell(workdir: str | Path) -> str:
     """The last line of a launch: where to look, and what to run next."""
     pictures = sorted(Path(workdir).glob("samples/*.png"))
     look = [str(path) for path in (*pictures[-1:], Path(workdir) / "losses.png")]
-    following = f"aigc sample --workdir {workdir} --out samples.png"
-    return f"Look at {' and '.join(look)}." + f" Next: {following}" * bool(pictures)
+    method, following = methods.load(configs.of_run(workdir).method), ""
+    if hasattr(method, "sample"):
+        following = f" Next: aigc sample --workdir {workdir} --out samples.png"
+    elif hasattr(method, "encode"):
+        following = f" Next: aigc reconstruct --workdir {workdir} --input FOLDER --out pairs"
+    return f"Look at {' and '.join(look)}.{following}"
 
 
 class _Loop:
@@ -145,17 +157,18 @@ class _Loop:
         spec: Any,
         layout: parallel.Layout,
         first: Batch,
+        class_names: Sequence[str],
     ) -> None:
         self.config, self.workdir = config, workdir
         self.method, self.spec = method, spec
-        self.layout, self.first = layout, first
+        self.layout, self.first, self.class_names = layout, first, class_names
         self.rng = jax.random.key(config.seed)
         self.lead = parallel.is_lead()
         self.notices: collections.deque[jax.Array] = collections.deque()
 
     def run(self, stream: Stream, evaluator: Callable[[], evaluate.Evaluator | None]) -> Any:
         init, shapes = self._init()  # before anything is written: what can't be built fails here
-        runs.claim(self.workdir, self.config, self.first)
+        runs.claim(self.workdir, self.config, self.first, self.class_names)
         self.evaluator = evaluator()
         with (
             self._checkpoints() as self.checkpoints,

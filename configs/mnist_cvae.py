@@ -1,6 +1,6 @@
-"""A conditional convolutional VAE on stochastically binarized MNIST.
+"""A conditional convolutional VAE on stochastically binarized MNIST (Sohn et al. 2015).
 
-5 minutes on 2 CPU cores; the label joins the encoder's image and the decoder's latent (Sohn et al. 2015).
+The label joins the encoder's image and the decoder's latent. 5 minutes on 2 CPU cores.
 
 ```
 aigc train --config=configs/mnist_cvae.py

@@ -1,11 +1,13 @@
 """The VAE of Burda et al. 2016 (section 5): 784-200-200-50, stochastically binarized MNIST.
 
-Published test NLL: 86.76 nats; with `--config.objective=iwae --config.num_samples=5` 85.54, of 50
-samples 84.78. They train for 3,280 passes with batches of 20, this does 1,000 with batches of 100.
+Published test NLL: 86.76 nats; importance weighted by 50 samples 84.78, by 5 85.54. They train for
+3,280 passes with batches of 20, this for 1,000 with batches of 100.
 
 ```
 aigc train --config=configs/mnist_vae.py
 aigc evaluate --fake runs/mnist_vae --metrics elbo,nll --k 5000 --json scores.json
+aigc train --config=configs/mnist_vae.py --workdir=runs/mnist_iwae --config.objective=iwae \\
+    --config.num_samples=5 --config.kl_warmup_steps=0
 ```
 """
 
@@ -28,16 +30,15 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_samples = 1
     config.kl = "analytic"
     config.beta = 1.0
-    config.kl_warmup_steps = 0
+    config.kl_warmup_steps = 20_000  # all units stay in use while the decoder learns
     config.free_bits = 0.0
     config.batch_size = 100
     config.num_train_steps = 600_000
     config.steps_per_dispatch = 20
     config.log_every = 600
     config.sample_every = config.checkpoint_every = 6000
-    config.optimizer.lr = 1e-3
+    config.optimizer.lr = 2e-3
     config.optimizer.b1 = 0.9
-    config.optimizer.eps = 1e-4
     config.optimizer.schedule = "cosine"
     config.ema.half_life = 200_000.0
     config.eval.nll_samples = 500

@@ -204,7 +204,8 @@ def test_evaluate_a_classifier_by_its_own_metrics(judge_run, capsys):
     assert float(told["accuracy"]) == pytest.approx(last["eval_accuracy"], abs=0.01)
 
 
-VERBS = ["", "train", "sample", "evaluate", "stats", "compare", "selfcheck"]
+VERBS = ["", "train", "sample", "reconstruct", "interpolate", "evaluate", "stats", "compare"]
+VERBS += ["selfcheck"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -216,8 +217,10 @@ def test_help(verb, capsys):
     wanted = {
         "": ["train", "sample", "evaluate", "start here"],
         "train": ["--config", "--workdir", "--config.batch_size=128", ":smoke", "--coordinator"],
-        "sample": ["--label", "--n", "--seed", "--out", "--truncation"],
-        "evaluate": ["--fake", "--real", "--extractor", "--protocol", "--weights", "--metrics"],
+        "sample": ["--label", "--n", "--seed", "--out", "--truncation", "--top_k", "--guidance"],
+        "reconstruct": ["--workdir", "--input", "--out", "--label", "--step"],
+        "interpolate": ["--workdir", "--out", "--rows", "--columns", "--label", "--input"],
+        "evaluate": ["--fake", "--real", "--extractor", "--protocol", "--weights", "--k"],
         "stats": ["--out", "--protocol"],
         "compare": ["WORKDIR"],
         "selfcheck": ["--weights", "--cifar10"],
@@ -332,7 +335,7 @@ def broken_runs(gan_run, judge_run, tmp_path):
         shutil.rmtree(path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
-    names = ("empty", "fresh", "hollow", "full", "nowhere", "x.png", "x.gif")
+    names = ("empty", "fresh", "hollow", "full", "nowhere", "new", "x.png", "x.gif")
     places = {name: str(tmp_path / name) for name in names}
     return places | {"gan": str(gan_run), "judge": str(judge_run)}
 
@@ -359,6 +362,32 @@ MISTAKES = {
     "real": ("evaluate --fake={gan} --extractor={judge} --real=nowhere", ["'nowhere'"]),
     "too few": ("evaluate --fake={gan} --extractor={judge} --num=1", ["--num 1", "at least 2"]),
     "truncation": ("sample --workdir={gan} --out={x.png} --truncation=0", ["above 0"]),
+    "temperature": ("sample --workdir={gan} --out={x.png} --temperature=-1", ["-1.0", "above 0"]),
+    "no number": ("sample --workdir={gan} --out={x.png} --guidance=nan", ["nan", "above 0"]),
+    "top_k": ("sample --workdir={gan} --out={x.png} --top_k=0", ["--top_k 0", "above 0"]),
+    "a knob of others": (
+        "sample --workdir={hollow} --out={x.png} --top_k=3",  # told before a checkpoint is read
+        ["--top_k", "'gan'", "it has --truncation"],
+    ),
+    "below a file": ("sample --workdir={gan} --out={full}/mine.txt/x.png", ["{full}/mine.txt"]),
+    "reconstruct a gan": (
+        "reconstruct --workdir={hollow} --input={full} --out={new}",
+        ["'gan' can't encode", "vae"],
+    ),
+    "reconstruct no run": ("reconstruct --workdir={full} --input={full} --out={new}", ["{full}"]),
+    "walk by a classifier": ("interpolate --workdir={judge} --out={x.png}", ["'classifier'"]),
+    "walk to a folder": ("interpolate --workdir={gan} --out={new}", ["{new}", ".png"]),
+    "walk to a gif": ("interpolate --workdir={gan} --out={x.gif}", ["x.gif", ".png"]),
+    "no rows": ("interpolate --workdir={gan} --out={x.png} --rows=0", ["--rows 0", "at least 1"]),
+    "one column": ("interpolate --workdir={gan} --columns=1", ["--columns 1", "at least 2"]),
+    "walk of a label": ("interpolate --workdir={gan} --out={x.png} --label=10", ["0 to 9"]),
+    "walk between images": (
+        "interpolate --workdir={hollow} --out={x.png} --input={full}",
+        ["'gan' can't encode", "vae"],
+    ),
+    "k": ("evaluate --fake={gan} --k=0", ["--k 0", "at least 1"]),
+    "k of a folder": ("evaluate --fake={full} --k=5", ["--k 5", "{full}", "run"]),
+    "k of another metric": ("evaluate --fake={gan} --metrics=fid --k=5", ["--k 5", "nll"]),
     "a bucket": ("train --workdir=gs://bucket/run", ["gs://bucket/run", "mount"]),
     "half a cluster": ("train --num_processes=2 --process_id=0", ["--coordinator", "together"]),
     "a folder's config": ("train --config=mine/digits_dcgan.py", ["mine/digits_dcgan.py"]),

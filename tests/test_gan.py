@@ -208,6 +208,23 @@ def test_a_generator_that_collapses_is_told():
     assert "collapse" in method.diagnose(1000, {k: float(v) for k, v in metrics.items()})
 
 
+@pytest.mark.parametrize("num_classes", [0, 4])
+def test_samples_are_decoded_latents(num_classes):
+    """Of the averaged weights, which `weights` hands out; each settled by rng and index alone."""
+    gan, batch = make(num_classes, ema_half_life=8.0), make_batch()
+    state, _ = step(gan, init_state(gan, RNG, batch), batch)
+    z = method.latents(gan, RNG, batch)
+    images = sample(gan, state, RNG, batch)
+    np.testing.assert_array_equal(method.decode(gan, state, z, batch), images)
+    label = batch["label"] if num_classes else None
+    by_hand = gan.generator.apply(state.ema, z, label, train=False)
+    np.testing.assert_array_equal(by_hand, images)
+    assert method.weights(state) is state.ema and method.weights(state.replace(ema=None)) is state.g
+    one = {name: x[5:6] for name, x in batch.items()}
+    np.testing.assert_array_equal(method.latents(gan, RNG, one), z[5:6])
+    assert np.abs(method.latents(gan, RNG, batch, 0.5)).max() <= 0.5 < np.abs(z).max()
+
+
 def small_config(**fields):
     config = configs.default()
     config.update(

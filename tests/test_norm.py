@@ -1,4 +1,4 @@
-"""Batch normalisation against PyTorch's, against itself on one device, and its own definition."""
+"""Normalisation against PyTorch's, against itself on one device, and its own definition."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import UserError
-from aigc_jax.layers.norm import BatchNorm
+from aigc_jax.layers.norm import BatchNorm, InstanceNorm
 
 CHANNELS = 6
 
@@ -201,3 +201,48 @@ def test_groups_must_divide_the_batch():
     with pytest.raises(UserError, match="3 groups do not divide a batch of 8") as error:
         run(BatchNorm(), variables(), images(0), groups=3)
     assert "\n" not in str(error.value)
+
+
+# ---- instance norm ----
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_instance_norm_equals_torchs(affine):
+    torch = pytest.importorskip("torch")
+    twin = torch.nn.InstanceNorm2d(CHANNELS, affine=affine)
+    norm = InstanceNorm(use_scale=affine, use_bias=affine)
+    params = variables()["params"] if affine else {}
+    if affine:
+        with torch.no_grad():
+            twin.weight.copy_(torch.tensor(params["scale"]))
+            twin.bias.copy_(torch.tensor(params["bias"]))
+    x, ct = images(0), images(1)
+    y, pullback = jax.vjp(lambda params, x: norm.apply({"params": params}, x), params, x)
+    dparams, dx = pullback(jnp.asarray(ct))
+    tx = to_torch(x).requires_grad_()
+    ty = twin(tx)
+    ty.backward(to_torch(ct))
+    close(y, from_torch(ty))
+    close(dx, from_torch(tx.grad), 5e-5)
+    if affine:
+        close(dparams["scale"], twin.weight.grad.numpy(), 5e-5)
+        close(dparams["bias"], twin.bias.grad.numpy(), 5e-5)
+
+
+def test_instance_norm_takes_each_image_alone():
+    x = images(0) * np.arange(1, 9, dtype=np.float32).reshape(-1, 1, 1, 1)
+    norm = InstanceNorm()
+    y, values = norm.init_with_output(jax.random.key(0), x)
+    assert set(values) == {"params"} and set(values["params"]) == {"scale", "bias"}
+    moments = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+    close(y, (x - moments[0]) / np.sqrt(moments[1] + 1e-5))
+    for i in (0, 5):
+        close(norm.apply(values, x[i : i + 1]), y[i : i + 1])
+
+
+def test_instance_norm_in_bfloat16():
+    x = jnp.asarray(images(0), jnp.bfloat16)
+    y = InstanceNorm(use_scale=False, use_bias=False, dtype=jnp.bfloat16).apply({}, x)
+    assert y.dtype == jnp.bfloat16
+    exact = InstanceNorm(use_scale=False, use_bias=False).apply({}, x.astype(jnp.float32))
+    close(y.astype(jnp.float32), exact, 2e-2)

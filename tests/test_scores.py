@@ -116,3 +116,25 @@ def test_flat_names():
     found = {"fid": {"value": 2, "n_real": 5}, "prdc": {"precision": 0.5, "recall": 0.25, "k": 5}}
     assert scores.flat(found) == {"fid": 2.0, "prdc_precision": 0.5, "prdc_recall": 0.25}
     json.dumps(scores.flat(found))
+
+
+def test_numbers_of_other_sample_counts_and_units_have_columns_of_their_own(tmp_path):
+    """An nll of more importance samples is a lower one of the same model."""
+    (tmp_path / "a").mkdir()
+    for step, k, value in ((1, 100, 90.0), (2, 100, 88.0), (3, 5000, 87.0)):
+        found = {"nll": {"value": value, "k": k, "unit": "nats"}, "ssim": {"value": 0.1 * step}}
+        scores.append(tmp_path / "a", step, 64, found, {"real": "tfds:mnist/test"})
+    (row,) = cells(scores.compare([tmp_path / "a"]).splitlines()[2:])
+    assert row["nll (k = 100, nats) best (step)"] == "88 (2)"
+    assert row["nll (k = 100, nats) last"] == ""
+    assert row["nll (k = 5000, nats) last"] == "87"
+    assert row["ssim best (step)"] == "0.3 (3)"
+
+
+def test_a_table_tells_units_and_sample_counts():
+    found = {
+        "elbo": {"value": -90.5, "unit": "nats"},
+        "nll": {"value": 88, "unit": "nats", "k": 50},
+    }
+    lines = [line.split() for line in scores.table(found).splitlines()]
+    assert lines == [["elbo", "-90.5", "nats"], ["nll", "88", "nats", "(k", "=", "50)"]]

@@ -23,12 +23,24 @@ def dataset(config: ConfigDict, split: str, source: str | None = None) -> source
     )
 
 
-def training(config: ConfigDict) -> tuple[ConfigDict, Callable[[int], Iterator[Batch]]]:
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The batches of a source, from any step on; `class_names` is () where it has no labels."""
+
+    batches: Callable[[int], Iterator[Batch]]
+    class_names: tuple[str, ...]
+
+    def __call__(self, step: int) -> Iterator[Batch]:
+        """The batches from `step` on."""
+        return self.batches(step)
+
+
+def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
     """The config with `channels` and `num_classes` as the source has them, and its batches.
 
     Returns:
-      the resolved config, and a function from a step to the batches from there on: this process's
-      slices of `d_steps * batch_size` examples.
+      the resolved config, and the stream of this process's slices of `d_steps * batch_size`
+      examples.
 
     Raises:
       UserError: labels out of range, or any of the source's own errors.
@@ -58,7 +70,7 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Callable[[int], Iterator[B
             process_count=jax.process_count(),
         )
 
-    return config, batches
+    return config, Stream(batches, data.class_names)
 
 
 @dataclasses.dataclass(frozen=True)

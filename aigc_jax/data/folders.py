@@ -112,8 +112,8 @@ def _class(root: Path, path: Path) -> str | None:
     return folders[0] if folders else None
 
 
-def _decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """One file as (S, S, C) uint8."""
+def decode(path: Path, size: int, channels: int) -> np.ndarray:
+    """One file as (S, S, C) uint8, as training reads it; raises whatever Pillow does."""
     with Image.open(path) as image:
         image = eight_bit(ImageOps.exif_transpose(image))
         image = image.convert("L" if channels == 1 else "RGB")
@@ -198,11 +198,11 @@ class _Files:
         images = np.empty((len(self.paths), self.size, self.size, channels), np.uint8)
         row = {path: number for number, path in enumerate(self.paths)}
 
-        def decode(path: Path) -> bool:
-            images[row[path]] = _decode(path, self.size, channels)
+        def fill(path: Path) -> bool:
+            images[row[path]] = decode(path, self.size, channels)
             return True
 
-        done = self._each(decode)
+        done = self._each(fill)
         self._keep(done)
         return images if all(done) else images[[ok is not None for ok in done]]
 
@@ -210,11 +210,11 @@ class _Files:
         """`Dataset.read`: a file that turns out to be unreadable gives way to the next one."""
         pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
-        def decode(path: Path) -> np.ndarray:
-            return _decode(path, self.size, channels)
+        def read_one(path: Path) -> np.ndarray:
+            return decode(path, self.size, channels)
 
         def one(row: int) -> tuple[np.ndarray, int]:
-            while (image := self._bad.attempt(decode, self.paths[row])) is None:
+            while (image := self._bad.attempt(read_one, self.paths[row])) is None:
                 self._bad.refuse_many()
                 row = (row + 1) % len(self.paths)
             return image, row

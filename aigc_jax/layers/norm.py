@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Batch and instance normalisation."""
 
 from typing import Any
 
@@ -111,3 +111,34 @@ def _sum(x: Array) -> Array:
 def _count(x: Array, axis_name: str | None) -> int:
     """How many pixels of x (N, G, P, C) share their statistics."""
     return x.shape[0] * x.shape[2] * (1 if axis_name is None else lax.psum(1, axis_name))
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation (Ulyanov et al. 2016), with the arithmetic of PyTorch's.
+
+    Every channel of every image is normalised by its own mean and biased variance over pixels, in
+    training and evaluation alike. x: (B, ..., C), float; returns the same shape in `dtype` (None:
+    the common dtype of x and the parameters). Parameters `scale`, `bias` (C,) where used.
+    """
+
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Initializer = nn.initializers.ones_init()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalise x."""
+        shape = (x.shape[-1],)
+        scale = bias = None
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+        dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
+        view = _grouped(x, x.shape[0])
+        y = _normalise(view, *_moments(view, None), self.epsilon, scale, bias)
+        return y.reshape(x.shape).astype(dtype)

@@ -105,8 +105,12 @@ def train_step(spec: Classifier, state: State, batch: Batch, rng: Array) -> tupl
 
 def predict(spec: Classifier, state: State, images: Array) -> tuple[Array, Array]:
     """(logits (B, K), features (B, D)) of images in [-1, 1], by the averaged weights."""
-    variables = state.variables if state.ema is None else state.ema
-    return spec.model.apply(variables, images, train=False)
+    return spec.model.apply(weights(state), images, train=False)
+
+
+def weights(state: State) -> Any:
+    """The averaged variables, which `predict` reads by and another run may use."""
+    return state.variables if state.ema is None else state.ema
 
 
 def eval_step(spec: Classifier, state: State, batch: Batch, rng: Array) -> dict[str, tuple]:

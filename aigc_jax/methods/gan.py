@@ -178,15 +178,20 @@ def sample(
     Returns:
       (B, H, W, C) float32 in [-1, 1].
     """
-    keys = jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["index"])
-    label = batch.get("label")
-    if gan.num_classes and label is None:
-        label = jax.vmap(lambda key: jax.random.randint(key, (), 0, gan.num_classes))(
-            jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-        )
-    z = _latents(gan, keys, truncation)
-    variables = state.g if state.ema is None else state.ema
-    return gan.generator.apply(variables, z, label if gan.num_classes else None, train=False)
+    if gan.num_classes and "label" not in batch:
+        batch = {**batch, "label": _drawn_labels(gan, _keys_of_index(rng, batch))}
+    return decode(gan, state, latents(gan, rng, batch, truncation), batch)
+
+
+def latents(gan: GAN, rng: Array, batch: Batch, truncation: float | None = None) -> Array:
+    """(B, latent_dim) normal latents, each settled by `rng` and its example's `index`."""
+    return _latents(gan, _keys_of_index(rng, batch), truncation)
+
+
+def decode(gan: GAN, state: State, z: Array, batch: Batch) -> Array:
+    """Images (B, H, W, C) in [-1, 1] of z (B, latent_dim), and of `label` if conditional."""
+    label = _label(gan, batch, slice(None))
+    return gan.generator.apply(weights(state), z, label, train=False)
 
 
 def preview(gan: GAN, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
@@ -197,11 +202,25 @@ def preview(gan: GAN, state: State, rng: Array, batch: Batch) -> dict[str, Array
     return {"samples": images.reshape(rows, 8, *images.shape[1:])}
 
 
+def weights(state: State) -> Any:
+    """The generator's averaged variables, which `sample` draws by and another run may use."""
+    return state.g if state.ema is None else state.ema
+
+
 diagnose = collapse.diagnose
 
 
 def _label(gan: GAN, batch: Batch, part: slice) -> Array | None:
     return batch["label"][part] if gan.num_classes else None
+
+
+def _keys_of_index(rng: Array, batch: Batch) -> Array:
+    return jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["index"])
+
+
+def _drawn_labels(gan: GAN, keys: Array) -> Array:
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, gan.num_classes))(keys)
 
 
 def _latents(gan: GAN, keys: Array, truncation: float | None = None) -> Array:

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from aigc_jax.layers.conv import Conv
 from aigc_jax.layers.norm import BatchNorm
-from aigc_jax.types import Array
+from aigc_jax.types import Array, PyTree
 
 
 class Classifier(nn.Module):
@@ -29,14 +29,34 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
-        """x (B, S, S, C) in [-1, 1] -> (logits (B, K), features (B, D)), float32."""
+        """x (B, S, S, C) in [-1, 1] -> (logits (B, K), features (B, D)), float32.
+
+        Sows the last activation of every resolution as `stages`: see the function of that name.
+        """
         conv = partial(Conv, kernel_size=3, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         x = x.astype(self.dtype)
         width = self.width
         while x.shape[1] > 4:
-            for stride in (1, 2):
-                x = nn.relu(norm()(conv(width, stride=stride)(x), train=train))
+            x = nn.relu(norm()(conv(width)(x), train=train))
+            self.sow("intermediates", "stages", x)
+            x = nn.relu(norm()(conv(width, stride=2)(x), train=train))
             width = min(2 * width, 8 * self.width)
+        self.sow("intermediates", "stages", x)
         features = jnp.mean(x.astype(jnp.float32), (1, 2))
         return nn.Dense(self.num_classes)(features), features
+
+
+def stages(model: nn.Module, variables: PyTree, images: Array) -> tuple[Array, ...]:
+    """The last activation of every resolution, as perceptual distances compare them.
+
+    Args:
+      model: a `Classifier`, or any module(images, train=) that sows `stages`.
+      variables: of the model.
+      images: (B, S, S, C) in [-1, 1].
+
+    Returns:
+      maps (B, s, s, c) for s = S, S/2, ..., 4.
+    """
+    _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
+    return sown["intermediates"]["stages"]

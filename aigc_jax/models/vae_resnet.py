@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         for i in reversed(range(stages)):
             for _ in range(self.depth):
                 x = ResBlock(self.dtype)(x)
-            # Half as many channels above each stage; the image's own scale has as many as the first.
+            # The image's own scale has as many channels as the first stage.
             features = self.width << max(0, i - 1)
             x = ConvTranspose(features, kernel_init=_he_up, dtype=self.dtype)(nn.silu(x))
         x = Conv(self.outputs, 3, dtype=self.dtype)(nn.silu(x))

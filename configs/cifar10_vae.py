@@ -1,0 +1,45 @@
+"""A convolutional VAE on CIFAR-10, by the discretized logistic likelihood: bits/dim, and blur.
+
+7 minutes on 2 CPU cores: the plain baseline of `cifar10_vqvae`, `cifar10_code_prior` and
+`cifar10_vqgan`.
+
+```
+aigc train --config=configs/cifar10_vae.py
+aigc evaluate --fake runs/cifar10_vae --metrics elbo,nll,psnr,fid
+```
+"""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import config as configs
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = configs.default()
+    config.data.source = "tfds:cifar10"
+    config.data.flip = True
+    config.task = "generate"
+    config.image_size = 32
+    config.method = "vae"
+    config.encoder = ConfigDict({"name": "vae_resnet", "width": 32, "depth": 0})
+    config.decoder = ConfigDict({"name": "vae_resnet", "width": 32, "depth": 0})
+    config.latent_dim = 128
+    config.likelihood = "discretized_logistic"
+    config.objective = "elbo"
+    config.num_samples = 1
+    config.kl = "analytic"
+    config.beta = 1.0
+    config.kl_warmup_steps = 0
+    config.free_bits = 0.0
+    config.batch_size = 128
+    config.num_train_steps = 6000
+    config.log_every = 100
+    config.sample_every = config.checkpoint_every = 1000
+    config.optimizer.lr = 1e-3
+    config.optimizer.b1 = 0.9
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 500
+    config.ema.half_life = 100_000.0
+    # The judge of the samples at the end, trained first.
+    config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
+    return configs.finish(config, arg)
