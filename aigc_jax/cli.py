@@ -230,7 +230,7 @@ def _add_evaluate(parser: argparse.ArgumentParser):  # noqa: ANN202
     add = parser.add_argument
     add("--fake", required=True, metavar="PATH", help=_PATH_HELP)
     add("--real", metavar="PATH", help="real images, or .npz statistics (a run's default: its own)")
-    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or the run's own (elbo, nll, ...)"
+    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or a run's own: elbo, nll"
     add("--metrics", metavar="A,B", help=f"of {known} (default: fid,kid; of a run, as it says)")
     _add_network(add)
     add("--num", type=int, help="images of each side at most; of a run, so many samples")

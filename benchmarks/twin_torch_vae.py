@@ -1,7 +1,7 @@
 """The library's convolutional VAE in PyTorch, with its strongest simple training step.
 
-The networks are those of `aigc_jax.models.vae_resnet`: 4x4 convolutions of stride 2 between residual
-blocks, a linear layer to the posterior and one back, transposed convolutions up.
+The networks are those of `aigc_jax.models.vae_resnet`: 4x4 convolutions of stride 2 between
+residual blocks, a linear layer to the posterior and one back, transposed convolutions up.
 """
 
 import copy

@@ -29,16 +29,16 @@ def get_config(arg: str = "") -> ConfigDict:
     config.codebook = ConfigDict(
         {
             "size": 512,
-            "decay": 0.99,
+            "decay": 0.99,  # of its moving averages, per step
             "commitment": 0.25,  # weight of the encoder's distance to its codes
-            "revive_below": 0.05,  # a code used less than this share of evenly is replaced
+            "revive_below": 0.05,  # codes used less than this share of even use are replaced
         }
     )
     config.reconstruction = "l2"  # l2 | l1
-    config.data_variance = 0.2531  # of the training set's pixels in [-1, 1]
+    config.data_variance = 0.2507  # of the training set's pixels in [-1, 1]
     config.adversary = adversary.defaults()
     config.batch_size = 128
-    config.num_train_steps = 2000
+    config.num_train_steps = 2400
     config.optimizer.lr = 1e-3
     config.optimizer.b1 = 0.9
     config.optimizer.schedule = "cosine"

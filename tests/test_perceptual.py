@@ -5,7 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import linen as nn
 
+from aigc_jax.errors import UserError
 from aigc_jax.losses.perceptual import perceptual_distance, unit
 from aigc_jax.metrics import lpips
 from aigc_jax.models.classifier import Classifier, stages
@@ -138,6 +141,16 @@ def test_stages_see_each_image_alone():
 def test_a_training_step_sows_nothing():
     call = functools.partial(CLASSIFIER.apply, train=True, mutable=["batch_stats"])
     assert set(jax.eval_shape(call, classifier_variables(), images())[1]) == {"batch_stats"}
+
+
+def test_a_model_without_stages_is_told():
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return x, x
+
+    with pytest.raises(UserError, match="Plain shows no stages: let its __call__ self.sow"):
+        stages(Plain(), {}, images())
 
 
 def test_more_blur_is_further():

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from aigc_jax import config as configs
-from aigc_jax import parallel, runs, train
+from aigc_jax import parallel, runs, scores, train
 from aigc_jax.errors import UserError
 from aigc_jax.methods import classifier
 from aigc_jax.types import to_uint8
@@ -515,3 +515,78 @@ def test_a_network_that_cannot_be_built_leaves_no_workdir(tmp_path):
     with pytest.raises(UserError, match="size 48"):
         train.run(set_all(tiny_gan(), image_size=48), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ---- the judge ----
+
+
+def quick_judge(name):
+    """A config file of a judge that is trained in no time."""
+    lines = ["from aigc_jax import config", "", "", "def get_config(arg=''):"]
+    lines += ["    config_ = config.load('digits_classifier:smoke')", "    config_.model.width = 4"]
+    lines += ["    config_.num_train_steps = 2", "    return config_", ""]
+    name.write_text("\n".join(lines))
+    return str(name)
+
+
+@pytest.mark.parametrize("fields", [dict(task="generate"), dict(num_classes=0)])
+def test_an_unconditional_run_has_a_judge_where_there_are_labels(tmp_path, fields):
+    """It reads the source's own classes, whatever the run knows of them."""
+    judge = quick_judge(tmp_path / "judge.py")
+    metrics = "fid,label_accuracy"
+    config = tiny_gan(eval__extractor=judge, eval__metrics=metrics, num_train_steps=2, **fields)
+    train.run(config, tmp_path / "run")
+    assert configs.of_run(tmp_path / "run").num_classes == 0
+    judge = configs.of_run(tmp_path / "run" / "judge")
+    assert (judge.task, judge.num_classes, judge.method) == ("label", 10, "classifier")
+    (record,) = scores.read(tmp_path / "run")
+    assert list(record["scores"]) == ["fid"]  # no label is asked for: none can be right
+    assert record["provenance"]["weights"] == str(tmp_path / "run" / "judge")
+
+
+def test_no_judge_without_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", images=rng.integers(0, 256, (32, 16, 16, 1), dtype=np.uint8))
+    source = dict(data__source=f"npz:{tmp_path / 'x.npz'}", eval__split="train", task="generate")
+    judge = quick_judge(tmp_path / "judge.py")
+    train.run(tiny_gan(eval__extractor=judge, num_train_steps=2, **source), tmp_path / "run")
+    assert not (tmp_path / "run" / "judge").exists()
+    assert not (tmp_path / "run" / scores.SCORES).exists()
+
+
+# ---- networks that are used and not trained ----
+
+FROZEN = (
+    METHOD.replace(
+        "return State(jnp.int32(0), jnp.zeros(batch",
+        "lent.append(frozen)\n    return State(jnp.int32(0), jnp.zeros(batch",
+    )
+    + "\nlent = []\n"
+)
+
+
+def test_frozen_runs_lend_their_weights(tmp_path, whole_run, my_method, monkeypatch):
+    """What their method's `weights` gives of the state; all of it where it has none."""
+    (tmp_path / "borrower.py").write_text(FROZEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train.run(mine(my_method), tmp_path / "plain", noise())
+    config = mine(my_method, method="borrower")
+    with config.unlocked():
+        config.frozen = {"judge": str(whole_run[1]), "plain": str(tmp_path / "plain")}
+    lent = runs.frozen(config)
+    assert bits(lent["judge"]) == bits(whole_run[0].ema)
+    assert bits(lent["plain"]) == bits(runs.load(tmp_path / "plain").state)
+    assert runs.frozen(mine(my_method)) is None
+    train.run(config, tmp_path / "run", noise())
+    given = sys.modules["borrower"].lent
+    assert given and all(set(frozen) == {"judge", "plain"} for frozen in given)
+    assert set(given[0]["judge"]) == {"params", "batch_stats"}
+    del sys.modules["borrower"]
+    config.frozen = {"judge": str(tmp_path / "nowhere")}
+    with pytest.raises(UserError, match="nowhere is not a run"):
+        train.run(config, tmp_path / "other", noise())
+
+
+def test_where_to_look_next(tmp_path, gan_run, whole_run):
+    assert f"Next: aigc sample --workdir {gan_run}" in train.farewell(gan_run)
+    assert train.farewell(whole_run[1]) == f"Look at {whole_run[1] / 'losses.png'}."

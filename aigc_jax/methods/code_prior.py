@@ -218,7 +218,7 @@ def sample(
       batch: `index` (B,) int32, which with `rng` settles each image, whatever the batch around it;
         `label` (B,) if conditional, else labels are drawn evenly.
       temperature: divides the logits; above 0.
-      top_k: only the k likeliest codes are drawn, and those as likely; 0: all.
+      top_k: only the k likeliest codes are drawn; 0: all.
       guidance: w in logits (1 + w) * given the label - w * given none (Ho & Salimans 2022, eq. 6,
         on the logits of each code); 0: none.
 

@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from aigc_jax.errors import UserError
 from aigc_jax.layers.conv import Conv
 from aigc_jax.layers.norm import BatchNorm
 from aigc_jax.types import Array, PyTree
@@ -57,6 +58,14 @@ def stages(model: nn.Module, variables: PyTree, images: Array) -> tuple[Array, .
 
     Returns:
       maps (B, s, s, c) for s = S, S/2, ..., 4.
+
+    Raises:
+      UserError: the model sows none.
     """
     _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
+    if "stages" not in sown.get("intermediates", {}):
+        raise UserError(
+            f"{type(model).__name__} shows no stages: let its __call__ "
+            "self.sow('intermediates', 'stages', x) after each."
+        )
     return sown["intermediates"]["stages"]
