@@ -22,11 +22,10 @@ import harness  # isort: skip
 RUNS = {
     "judge": ("cifar10_classifier", 2500, ()),
     "perceptual": ("cifar10_classifier", 800, ("seed=1", "model.width=16")),
-    "vae": ("cifar10_vae", 4000, ()),
-    "vqvae": ("cifar10_vqvae", 2000, ()),
-    "vqgan": ("cifar10_vqgan", 2000, ("frozen.perceptual={folder}/perceptual",)),
-    "vqvae_prior": ("cifar10_code_prior", 2000, ("frozen.autoencoder={folder}/vqvae",)),
-    "vqgan_prior": ("cifar10_code_prior", 2000, ("frozen.autoencoder={folder}/vqgan",)),
+    "vae": ("cifar10_vae", 3000, ()),
+    "vqvae": ("cifar10_vqvae", 1500, ()),
+    "vqgan": ("cifar10_vqgan", 1500, ("frozen.perceptual={folder}/perceptual",)),
+    "vqvae_prior": ("cifar10_code_prior", 1600, ("frozen.autoencoder={folder}/vqvae",)),
 }
 
 

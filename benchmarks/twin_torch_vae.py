@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(conv(silu(x)))), 3x3; the last starts at zero."""
+    """x + conv(relu(conv(relu(x)))), 3x3; the last starts at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ResBlock(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        return x + self.second(F.relu(self.first(F.relu(x))))
 
 
 class VAE(nn.Module):

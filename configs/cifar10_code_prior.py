@@ -20,11 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method = "code_prior"
     config.frozen.autoencoder = ""  # the workdir of a run of cifar10_vqvae
     config.model = ConfigDict(
-        {"name": "code_transformer", "width": 192, "depth": 6, "heads": 3, "dropout": 0.0}
+        {"name": "code_transformer", "width": 128, "depth": 4, "heads": 4, "dropout": 0.0}
     )
     config.label_dropout = 0.1  # what guidance needs
     config.batch_size = 64
-    config.num_train_steps = 1600
+    config.num_train_steps = 3000
     config.optimizer.name = "adamw"
     config.optimizer.lr = 1e-3
     config.optimizer.b1 = 0.9

@@ -1,5 +1,6 @@
 """Reconstructions and walks of real runs, by the command line: what is in each file, and whose."""
 
+import functools
 import json
 import shutil
 
@@ -94,13 +95,17 @@ def written(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+def call(run, function, *args):
+    return jax.jit(functools.partial(getattr(run.method, function), run.spec))(*args)
+
+
 def by_hand(run, images, label=None):
     """(latents, reconstructions uint8) by the method's own functions, on one device at once."""
     batch = {"image": images.astype(np.float32) / 127.5 - 1, "index": np.arange(len(images))}
     if label is not None:
         batch["label"] = np.int32(label)
-    z = run.method.encode(run.spec, run.state, batch)
-    return np.asarray(z), np.asarray(to_uint8(run.method.decode(run.spec, run.state, z, batch)))
+    z = call(run, "encode", run.state, batch)
+    return np.asarray(z), np.asarray(to_uint8(call(run, "decode", run.state, z, batch)))
 
 
 def close(x, y):
@@ -337,15 +342,15 @@ def test_walks_of_a_gan(gan_run, tmp_path):
     assert grid.shape == (3, 4, 16, 16, 1)
     batch = {"index": np.arange(6, dtype=np.int32), "label": np.int32([0, 0, 1, 1, 2, 2])}
     rng = jax.random.key(5)
-    samples = to_uint8(run.method.sample(run.spec, run.state, rng, batch))
+    samples = to_uint8(call(run, "sample", run.state, rng, batch))
     assert close(grid[:, 0], samples[0::2]) and close(grid[:, -1], samples[1::2])
-    z = np.asarray(run.method.latents(run.spec, rng, batch))
+    z = np.asarray(call(run, "latents", rng, batch))
     second = slerp(z[0::2], z[1::2], 4)[:, 1]
     rows = {"index": batch["index"][:3], "label": np.int32([0, 1, 2])}
-    assert close(grid[:, 1], to_uint8(run.method.decode(run.spec, run.state, second, rows)))
+    assert close(grid[:, 1], to_uint8(call(run, "decode", run.state, second, rows)))
     three = latents.interpolate(gan_run, 3, 2, label=7, seed=5)
     batch["label"] = np.full(6, 7, np.int32)
-    samples = to_uint8(run.method.sample(run.spec, run.state, rng, batch))
+    samples = to_uint8(call(run, "sample", run.state, rng, batch))
     assert close(three[:, 0], samples[0::2]) and close(three[:, 1], samples[1::2])
     assert not close(three[:, 0], latents.interpolate(gan_run, 3, 2, label=7, seed=6)[:, 0])
 
@@ -353,7 +358,7 @@ def test_walks_of_a_gan(gan_run, tmp_path):
 def test_walks_of_a_vae(vae_run):
     run, grid = runs.load(vae_run), latents.interpolate(vae_run, 2, 3, seed=1)
     batch = {"index": np.arange(4, dtype=np.int32)}
-    samples = to_uint8(run.method.sample(run.spec, run.state, jax.random.key(1), batch))
+    samples = to_uint8(call(run, "sample", run.state, jax.random.key(1), batch))
     assert close(grid[:, 0], samples[0::2]) and close(grid[:, -1], samples[1::2])
 
 

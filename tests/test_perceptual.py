@@ -149,7 +149,7 @@ def test_a_model_without_stages_is_told():
         def __call__(self, x, *, train):
             return x, x
 
-    with pytest.raises(UserError, match="Plain shows no stages: let its __call__ self.sow"):
+    with pytest.raises(UserError, match="Plain shows no stages: let its __call__"):
         stages(Plain(), {}, images())
 
 

@@ -147,7 +147,7 @@ def linear(off=0.0, **fields):
     return vae, state.replace(variables=variables), batch, log_px
 
 
-@pytest.mark.parametrize("k", [1, 7, 11, 20])  # decoded 1, 7, 1 and 10 at once
+@pytest.mark.parametrize("k", [1, 11, 20])  # decoded 1, 1 and 10 at once
 def test_nll_with_the_exact_posterior_is_the_truth(k):
     vae, state, batch, log_px = linear(nll_samples=k)
     close(evaluate(vae, state, batch)["nll"], -log_px.mean())
@@ -156,9 +156,8 @@ def test_nll_with_the_exact_posterior_is_the_truth(k):
 @pytest.mark.parametrize(
     "fields", [dict(objective="iwae"), dict(kl="sampled")], ids=["iwae", "sampled"]
 )
-@pytest.mark.parametrize("k", [1, 3])
-def test_loss_with_the_exact_posterior_is_the_truth(fields, k):
-    vae, state, batch, log_px = linear(num_samples=k, **fields)
+def test_loss_with_the_exact_posterior_is_the_truth(fields):
+    vae, state, batch, log_px = linear(num_samples=3, **fields)
     close(step(vae, state, batch)[1]["loss"], -log_px.mean())
 
 
@@ -562,19 +561,19 @@ class TorchResnet:
         return self.f.conv2d(x, layer["kernel"].permute(3, 2, 0, 1), layer.get("bias"), **fields)
 
     def block(self, layer, x):
-        y = self.conv(layer["Conv_0"], self.f.silu(x), padding=1)
-        return x + self.conv(layer["Conv_1"], self.f.silu(y), padding=1)
+        y = self.conv(layer["Conv_0"], self.f.relu(x), padding=1)
+        return x + self.conv(layer["Conv_1"], self.f.relu(y), padding=1)
 
     def up(self, layer, x):
         kernel = layer["kernel"].permute(3, 2, 0, 1)
-        return self.f.conv_transpose2d(self.f.silu(x), kernel, layer.get("bias"), 2, 1)
+        return self.f.conv_transpose2d(self.f.relu(x), kernel, layer.get("bias"), 2, 1)
 
     def encode(self, x, stages):
         for i in range(stages):
             layer = self.p["LabelConv_0"] if i == 0 else self.p[f"Conv_{i - 1}"]
-            x = self.conv(layer, x if i == 0 else self.f.silu(x), stride=2, padding=1)
+            x = self.conv(layer, x if i == 0 else self.f.relu(x), stride=2, padding=1)
             x = self.block(self.p[f"ResBlock_{i}"], x)
-        x = self.f.silu(x).permute(0, 2, 3, 1).flatten(1)
+        x = self.f.relu(x).permute(0, 2, 3, 1).flatten(1)
         return [x @ self.p[k]["kernel"] + self.p[k]["bias"] for k in ("mean", "log_scale")]
 
     def decode(self, z, stages, side):
@@ -582,7 +581,7 @@ class TorchResnet:
         x = x.reshape(len(x), side, side, -1).permute(0, 3, 1, 2)
         for i in range(stages):
             x = self.up(self.p[f"ConvTranspose_{i}"], self.block(self.p[f"ResBlock_{i}"], x))
-        return self.conv(self.p["Conv_0"], self.f.silu(x), padding=1).permute(0, 2, 3, 1)
+        return self.conv(self.p["Conv_0"], self.f.relu(x), padding=1).permute(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize(("size", "channels", "num_classes"), [(28, 1, 0), (16, 3, 4)])

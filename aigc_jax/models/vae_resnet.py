@@ -33,15 +33,15 @@ def _halvings(image_size: int) -> int:
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(conv(silu(x)))), 3x3; the last starts at zero, the block at the identity."""
+    """x + conv(relu(conv(relu(x)))), 3x3; the last starts at zero, the block at the identity."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, h, w, C) -> the same."""
-        y = Conv(x.shape[-1], 3, kernel_init=_he, dtype=self.dtype)(nn.silu(x))
-        y = Conv(x.shape[-1], 3, kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.silu(y))
+        y = Conv(x.shape[-1], 3, kernel_init=_he, dtype=self.dtype)(nn.relu(x))
+        y = Conv(x.shape[-1], 3, kernel_init=nn.initializers.zeros, dtype=self.dtype)(nn.relu(y))
         return x + y
 
 
@@ -52,6 +52,7 @@ class Encoder(nn.Module):
       latent_dim: of z.
       width: channels of the first stage; each stage has twice as many.
       depth: residual blocks a stage.
+      hidden: width of a linear layer beside the latent; 0: none.
       num_classes: 0 for unconditional.
       dtype: of the computation.
     """
@@ -59,6 +60,7 @@ class Encoder(nn.Module):
     latent_dim: int = 64
     width: int = 32
     depth: int = 1
+    hidden: int = 0
     num_classes: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -71,10 +73,12 @@ class Encoder(nn.Module):
             if i == 0:
                 x = LabelConv(self.num_classes, self.width, dtype=self.dtype, **down)(x, label)
             else:
-                x = Conv(self.width << i, dtype=self.dtype, **down)(nn.silu(x))
+                x = Conv(self.width << i, dtype=self.dtype, **down)(nn.relu(x))
             for _ in range(self.depth):
                 x = ResBlock(self.dtype)(x)
-        x = nn.silu(x).reshape(len(x), -1)
+        x = nn.relu(x).reshape(len(x), -1)
+        if self.hidden:
+            x = nn.relu(nn.Dense(self.hidden, kernel_init=_he, dtype=self.dtype)(x))
         dense = partial(nn.Dense, self.latent_dim, dtype=self.dtype)
         mean, log_scale = dense(name="mean")(x), dense(name="log_scale")(x)
         return mean.astype(jnp.float32), log_scale.astype(jnp.float32)
@@ -93,6 +97,7 @@ class Decoder(nn.Module):
     latent_dim: int = 64
     width: int = 32
     depth: int = 1
+    hidden: int = 0
     num_classes: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -102,12 +107,14 @@ class Decoder(nn.Module):
         stages = _halvings(self.image_size)
         side, channels = self.image_size >> stages, self.width << max(0, stages - 1)
         x = concat_label(z.astype(self.dtype), label, self.num_classes)
+        if self.hidden:
+            x = nn.relu(nn.Dense(self.hidden, kernel_init=_he, dtype=self.dtype)(x))
         x = nn.Dense(side * side * channels, dtype=self.dtype)(x).reshape(-1, side, side, channels)
         for i in reversed(range(stages)):
             for _ in range(self.depth):
                 x = ResBlock(self.dtype)(x)
             # The image's own scale has as many channels as the first stage.
             features = self.width << max(0, i - 1)
-            x = ConvTranspose(features, kernel_init=_he_up, dtype=self.dtype)(nn.silu(x))
-        x = Conv(self.outputs, 3, dtype=self.dtype)(nn.silu(x))
+            x = ConvTranspose(features, kernel_init=_he_up, dtype=self.dtype)(nn.relu(x))
+        x = Conv(self.outputs, 3, dtype=self.dtype)(nn.relu(x))
         return x.astype(jnp.float32)
