@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from jax import lax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -166,13 +167,13 @@ def sharpen(
         metrics["perceptual"], perceptual = _perceptual_gradient(see, real, fake)
         gradient = gradient + adversary.perceptual_weight * perceptual
     if adversary.discriminator is not None:
-        loss, adversarial_gradient = _adversarial_gradient(adversary, state, fake)
-        ratio = _adaptive_weight(gradient, adversarial_gradient, adversary.axis_name)
-        metrics["g_loss"], metrics["adaptive_weight"] = _from_start(
-            adversary, step, (loss, ratio), (0.0, 0.0)
+        metrics["g_loss"], adversarial_gradient = _adversarial_gradient(
+            adversary, state, fake, step
         )
-        scale = adversary.weight * metrics["adaptive_weight"]
-        gradient = gradient + scale * adversarial_gradient
+        ratio = _adaptive_weight(gradient, adversarial_gradient, adversary.axis_name)
+        ratio = jnp.where(step >= adversary.start, ratio, 0.0)
+        gradient = gradient + adversary.weight * ratio * adversarial_gradient
+        metrics["adaptive_weight"] = ratio
     return gradient, pmean(metrics, adversary.axis_name)
 
 
@@ -191,15 +192,14 @@ def update(
     """
     if adversary.discriminator is None:
         return state, {}
-    new, metrics = _update(adversary, state, real, fake)
-    zeros = jax.tree.map(jnp.zeros_like, metrics)
-    return _from_start(adversary, step, (new, metrics), (state, zeros))
+    train = functools.partial(_update, adversary, real=real, fake=fake)
+    if not adversary.start:
+        return train(state)
 
+    def wait(state: State) -> tuple[State, Metrics]:
+        return state, jax.tree.map(jnp.zeros_like, jax.eval_shape(train, state)[1])
 
-def _from_start(adversary: Adversary, step: Array, new: PyTree, old: PyTree) -> PyTree:
-    # Not lax.cond: within it XLA on CPU takes up to a hundred times as long for a convolution's
-    # gradients.
-    return jax.tree.map(functools.partial(jnp.where, step >= adversary.start), new, old)
+    return lax.cond(step >= adversary.start, train, wait, state)
 
 
 def _perceptual_network(config: ConfigDict) -> nn.Module:
@@ -232,15 +232,25 @@ def _perceptual_gradient(see: Callable, real: Array, fake: Array) -> tuple[Array
     return jax.value_and_grad(lambda fake: perceptual_distance(see(fake), of_real).mean())(fake)
 
 
-def _adversarial_gradient(adversary: Adversary, state: State, fake: Array) -> tuple[Array, Array]:
-    """The loss that the discriminator gives `fake`, and its gradient."""
+def _adversarial_gradient(
+    adversary: Adversary, state: State, fake: Array, step: Array
+) -> tuple[Array, Array]:
+    """The loss that the discriminator gives `fake` and its gradient; zeros before `start`."""
 
     def loss_fn(fake: Array) -> Array:
         apply = adversary.discriminator.apply
         logits, _ = apply(state.variables, fake, train=True, mutable=["batch_stats"])
         return adversary.loss.generator(logits)
 
-    return jax.value_and_grad(loss_fn)(fake)
+    judge = jax.value_and_grad(loss_fn)
+    if not adversary.start:
+        return judge(fake)
+    return lax.cond(
+        step >= adversary.start,
+        judge,
+        lambda fake: (jnp.zeros(()), jnp.zeros_like(fake)),
+        fake,
+    )
 
 
 def _adaptive_weight(gradient: Array, adversarial_gradient: Array, axis_name: str | None) -> Array:
@@ -253,7 +263,9 @@ def _length(gradient: Array, axis_name: str | None) -> Array:
     return jnp.sqrt(psum(jnp.sum(gradient**2), axis_name)) / axis_size(axis_name)
 
 
-def _update(adversary: Adversary, state: State, real: Array, fake: Array) -> tuple[State, Metrics]:
+def _update(
+    adversary: Adversary, state: State, *, real: Array, fake: Array
+) -> tuple[State, Metrics]:
     # One pass over real and fake, interleaved, so that every layout of devices sees the same
     # groups; batch norm keeps their statistics apart.
     images = jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])

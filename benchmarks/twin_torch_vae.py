@@ -34,18 +34,18 @@ class VAE(nn.Module):
         self.side, widths = image_size >> stages, [width << i for i in range(stages)]
         encoder, inputs = [], channels
         for i, outputs in enumerate(widths):
-            encoder += [nn.SiLU()] if i else []
+            encoder += [nn.ReLU()] if i else []
             encoder += [he(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=i > 0)), ResBlock(outputs)]
             inputs = outputs
-        self.encoder = nn.Sequential(*encoder, nn.SiLU())
+        self.encoder = nn.Sequential(*encoder, nn.ReLU())
         self.posterior = nn.Linear(inputs * self.side**2, 2 * latent_dim)
         self.to_map = nn.Linear(latent_dim, inputs * self.side**2)
         decoder = []
         for outputs in reversed([width, *widths[:-1]]):
             up = he(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), inputs * 4)
-            decoder += [ResBlock(inputs), nn.SiLU(), up]
+            decoder += [ResBlock(inputs), nn.ReLU(), up]
             inputs = outputs
-        self.decoder = nn.Sequential(*decoder, nn.SiLU(), nn.Conv2d(inputs, channels, 3, 1, 1))
+        self.decoder = nn.Sequential(*decoder, nn.ReLU(), nn.Conv2d(inputs, channels, 3, 1, 1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         mean, log_scale = self.posterior(self.encoder(x).flatten(1)).chunk(2, 1)

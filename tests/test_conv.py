@@ -1,6 +1,7 @@
 """The convolutions against lax's plain ones and PyTorch's, with the same weights."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -391,3 +392,34 @@ def test_mistakes_are_told_in_one_line(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ((8, 8), 4, 1, 1, 1, 8, 16),
+        ((8, 8), 4, 1, 1, 1, 8, 1),
+        ((8, 8), 3, 2, 1, 1, 12, 10),
+        ((15, 16), 5, 2, 2, 1, 6, 5),
+        ((8, 8), 3, 1, 1, 4, 64, 128),
+    ],
+    ids=str,
+)
+def test_gradients_within_control_flow_are_what_xla_on_cpu_is_fast_at(geometry):
+    """There it takes a convolution as it comes: those of another order, hundreds of times slower.
+
+    (It swaps the operands itself where the kernel is larger than the image.)
+    """
+    x, kernel = operands(geometry)
+
+    def loss(x, kernel):
+        return (ours(geometry, x, kernel) ** 2).sum()
+
+    def steps(x, kernel):
+        def step(carry, _):
+            return jax.tree.map(jnp.add, carry, jax.grad(loss, (0, 1))(*carry)), None
+
+        return lax.scan(step, (x, kernel), None, 2)[0]
+
+    text = jax.jit(steps).lower(x, kernel).compile().as_text()
+    assert set(re.findall(r"dim_labels=([^,\s]+)", text)) == {"b01f_01io->b01f"}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from aigc_jax.layers._conv_forms import (
+    CANONICAL,
     FEW_FEATURES,
     PATCHES,
     PLAIN,
@@ -44,15 +45,13 @@ def _cpu_form(g: Geometry, channels: int, features: int) -> Form:
         return WINOGRAD_3X3
     if g.stride == (1, 1) and max(g.padding) < min(g.kernel) and features <= min(8, channels - 1):
         return FEW_FEATURES
-    return PLAIN
+    return CANONICAL
 
 
 def _choose(map_name: str, g: Geometry, a: Array, b: Array, channels: int, features: int) -> Array:
     """One of the maps, in the form that the platform wants; decided while lowering."""
     plain = functools.partial(getattr(PLAIN, map_name), g)
     form = _cpu_form(g, channels, features)
-    if form is PLAIN:
-        return plain(a, b)
 
     def on_cpu(a: Array, b: Array) -> Array:
         wide = jnp.promote_types(a.dtype, jnp.float32)  # CPUs have no half-precision products
