@@ -89,11 +89,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def frozen(config: ConfigDict) -> dict[str, Any] | None:
-    """What the runs named in `config.frozen` lend, on one device; None where it names none.
+    """What the runs named in `config.frozen` lend, on one device; None where it names none (or "").
 
     That is their method's `weights(state)`, or the whole state where it has no such function.
     """
-    return {name: _lent(load(path)) for name, path in config.frozen.items()} or None
+    return {name: _lent(load(path)) for name, path in config.frozen.items() if path} or None
 
 
 def _lent(run: Run) -> Any:

@@ -35,7 +35,7 @@ EXPERIMENTS = {
     "iwae_5_20_epochs": Experiment("mnist_vae", 12_000, (*_IWAE, "num_samples=5")),
     "iwae_50_20_epochs": Experiment("mnist_vae", 12_000, (*_IWAE, "num_samples=50")),
     "conv": Experiment(
-        "mnist_conv_vae", 8000,
+        "mnist_conv_vae", 20_000,
         evaluate=("--metrics=elbo,nll,active_units", "--k=500", "--num=2000"),
     ),
     "conditional": Experiment(

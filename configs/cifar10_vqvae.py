@@ -1,4 +1,9 @@
-"""VQ-VAE on CIFAR-10: 32x32 images as 8x8 codes of 9 bits."""
+"""VQ-VAE on CIFAR-10: 32x32 images as 8x8 codes of 9 bits, by the network of Sonnet's example.
+
+```
+aigc train --config=configs/cifar10_vqvae.py
+```
+"""
 
 from ml_collections import ConfigDict
 

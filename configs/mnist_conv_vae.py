@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method = "vae"
     config.encoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 256})
     config.decoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 256})
-    config.latent_dim = 50
+    config.latent_dim = 32
     config.likelihood = "bernoulli"
     config.objective = "elbo"
     config.num_samples = 1
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.kl_warmup_steps = 0
     config.free_bits = 0.0
     config.batch_size = 128
-    config.num_train_steps = 24_000
+    config.num_train_steps = 40_000
     config.log_every = 100
     config.sample_every = config.checkpoint_every = 2000
     config.optimizer.lr = 2e-3
