@@ -55,6 +55,17 @@ def example_keys(rng: jax.Array, n: int, axis_name: str | None) -> jax.Array:
     return jax.vmap(functools.partial(jax.random.fold_in, rng))(first + jnp.arange(n))
 
 
+def index_keys(rng: jax.Array, index: jax.Array) -> jax.Array:
+    """One key per example, by its `index` (B,) int32, whatever the batch around it: (B,) keys."""
+    return jax.vmap(functools.partial(jax.random.fold_in, rng))(index)
+
+
+def split_keys(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two independent keys from each: (B,) keys -> (B,) and (B,)."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
 # ---- around a step ----
 
 

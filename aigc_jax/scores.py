@@ -99,7 +99,7 @@ def measured_alike(provenance: Mapping[str, Any]) -> str:
     first = [str(kept.pop(k)) for k in ("extractor", "protocol") if k in kept]
     n_fake, n_real, real = (kept.pop(k, None) for k in ("n_fake", "n_real", "real"))
     against = f" against {n_real or '?'} of {real}" if real else ""
-    images = [f"{n_fake} samples{against}"] if n_fake else []
+    images = [f"{n_fake} samples{against}"] if n_fake else [f"{n_real} of {real}"] * bool(real)
     rest = [f"{k} {v}" for k, v in kept.items()]
     return ", ".join([" ".join(first), *images, *rest]).strip(", ")
 

@@ -24,7 +24,7 @@ _LOG_SCALES = (-7.0, 7.0)
 
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """Binary pixels; the parameters are logits. Grey values are the odds of white.
+    """Binary pixels; the parameters are logits. Grey values are the chance of white.
 
     `observe` draws new binary images each time, as Burda et al. 2016 (section 5.1) do in training
     and in testing alike.

@@ -3,7 +3,6 @@
 Part of `aigc_jax.methods.vae`, whose `VAE` and `State` the functions take.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from aigc_jax.losses import variational
 from aigc_jax.metrics.image_quality import psnr, ssim
+from aigc_jax.parallel import index_keys, split_keys
 from aigc_jax.types import Array, Batch
 
 ACTIVE = 0.01  # a unit is in use if its posterior mean varies more over images (Burda, sec. 5.2)
@@ -44,17 +44,6 @@ def decode(vae: Any, state: Any, z: Array, batch: Batch) -> Array:
 def label_of(vae: Any, batch: Batch, part: slice = slice(None)) -> Array | None:
     """The labels of a conditional run's batch, else None."""
     return batch["label"][part] if vae.num_classes else None
-
-
-def keys_of_index(rng: Array, batch: Batch) -> Array:
-    """A key for each example (B,), by its `index`."""
-    return jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["index"])
-
-
-def two_keys(keys: Array) -> tuple[Array, Array]:
-    """Two keys from each."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def noise_of(keys: Array, k: int, dim: int) -> Array:
@@ -89,7 +78,7 @@ def eval_step(
       metrics: those that are wanted, (): all. Without "nll" one sample an image does.
     """
     k = vae.nll_samples if not metrics or "nll" in metrics else 1
-    image_keys, latent_keys = two_keys(keys_of_index(rng, batch))
+    image_keys, latent_keys = split_keys(index_keys(rng, batch["index"]))
     x, label = vae.likelihood.observe(image_keys, batch["image"]), label_of(vae, batch)
     variables = weights(state)
     mean, log_scale = vae.encoder.apply(variables["encoder"], x, label, train=False)

@@ -24,7 +24,7 @@ from aigc_jax import config as configs
 from aigc_jax import models, optim
 from aigc_jax.errors import UserError
 from aigc_jax.models import code_transformer, vqvae
-from aigc_jax.parallel import axis_size, example_keys, pmean
+from aigc_jax.parallel import axis_size, example_keys, index_keys, pmean, split_keys
 from aigc_jax.types import Array, Batch, Metrics
 
 
@@ -164,7 +164,7 @@ def train_step(prior: CodePrior, state: State, batch: Batch, rng: Array) -> tupl
     """
     codes = encode(prior, state, batch)
     rng = jax.random.fold_in(rng, state.step)
-    label_keys, keys = _two(example_keys(rng, len(codes), prior.axis_name))
+    label_keys, keys = split_keys(example_keys(rng, len(codes), prior.axis_name))
     label = _left_out(prior, _label(prior, batch), label_keys)
 
     def loss_fn(params: Any) -> tuple[Array, Array]:
@@ -229,8 +229,7 @@ def sample(
       UserError: a knob out of range; guidance of a prior that was trained with every label.
     """
     _check_knobs(prior, temperature, top_k, guidance)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["index"])
-    label_keys, code_keys = _two(keys)
+    label_keys, code_keys = split_keys(index_keys(rng, batch["index"]))
     label = batch.get("label") if prior.num_classes else None
     if prior.num_classes and label is None:
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, prior.num_classes))
@@ -302,9 +301,3 @@ def _left_out(prior: CodePrior, label: Array | None, keys: Array) -> Array | Non
         return label
     out = jax.vmap(lambda key: jax.random.bernoulli(key, prior.label_dropout))(keys)
     return jnp.where(out, prior.num_classes, label)
-
-
-def _two(keys: Array) -> tuple[Array, Array]:
-    """Two keys from each."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]

@@ -19,7 +19,7 @@ from aigc_jax import models, optim
 from aigc_jax.losses import adversarial, penalties
 from aigc_jax.metrics import collapse
 from aigc_jax.metrics.diversity import within_class_variance
-from aigc_jax.parallel import axis_size, example_keys, pmean
+from aigc_jax.parallel import axis_size, example_keys, index_keys, pmean
 from aigc_jax.types import Array, Batch, Metrics
 
 
@@ -215,7 +215,7 @@ def _label(gan: GAN, batch: Batch, part: slice) -> Array | None:
 
 
 def _keys_of_index(rng: Array, batch: Batch) -> Array:
-    return jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["index"])
+    return index_keys(rng, batch["index"])
 
 
 def _drawn_labels(gan: GAN, keys: Array) -> Array:

@@ -24,17 +24,22 @@ from aigc_jax.methods._vae_use import (
     decode,
     encode,
     eval_step,
-    keys_of_index,
     label_of,
     log_likelihood,
     log_weights,
     noise_of,
     posterior,
     scores,
-    two_keys,
     weights,
 )
-from aigc_jax.parallel import all_examples, axis_size, example_keys, pmean
+from aigc_jax.parallel import (
+    all_examples,
+    axis_size,
+    example_keys,
+    index_keys,
+    pmean,
+    split_keys,
+)
 from aigc_jax.types import Array, Batch, Metrics
 
 __all__ = [
@@ -148,11 +153,8 @@ def _check(config: ConfigDict) -> None:
             raise UserError(f"config.{field} is {config[field]!r}: take {' or '.join(known)}.")
     if config.num_samples < 1:
         raise UserError(f"config.num_samples is {config.num_samples}: it must be at least 1.")
-    if config.objective == "iwae" and (config.beta, config.kl_warmup_steps, config.free_bits) != (
-        1.0,
-        0,
-        0.0,
-    ):
+    of_kl = (config.beta, config.kl_warmup_steps, config.free_bits)
+    if config.objective == "iwae" and of_kl != (1.0, 0, 0.0):
         raise UserError(
             "config.objective = 'iwae' has no KL term of its own: beta = 1, kl_warmup_steps = 0, "
             "free_bits = 0."
@@ -192,7 +194,7 @@ def train_step(vae: VAE, state: State, batch: Batch, rng: Array) -> tuple[State,
     """
     rng = jax.random.fold_in(rng, state.step)
     keys = example_keys(rng, len(batch["image"]), vae.axis_name)
-    image_keys, latent_keys = two_keys(keys)
+    image_keys, latent_keys = split_keys(keys)
     x = vae.likelihood.observe(image_keys, batch["image"])
     label = label_of(vae, batch)
     beta = vae.beta * jnp.minimum(1.0, (state.step + 1) / max(vae.warmup_steps, 1))
@@ -230,7 +232,7 @@ def train_step(vae: VAE, state: State, batch: Batch, rng: Array) -> tuple[State,
 
 def latents(vae: VAE, rng: Array, batch: Batch) -> Array:
     """Draws of the prior (B, latent_dim), each settled by `rng` and its example's `index`."""
-    keys = keys_of_index(rng, batch)
+    keys = index_keys(rng, batch["index"])
     shape = (vae.decoder.latent_dim,)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
@@ -249,7 +251,7 @@ def sample(
       (B, H, W, C) float32 in [-1, 1].
     """
     if vae.num_classes and "label" not in batch:
-        keys = keys_of_index(jax.random.fold_in(rng, 1), batch)
+        keys = index_keys(jax.random.fold_in(rng, 1), batch["index"])
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, vae.num_classes))
         batch = {**batch, "label": draw(keys)}
     z = latents(vae, rng, batch)
