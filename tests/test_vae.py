@@ -609,7 +609,9 @@ def test_resnet_names_the_size_it_cannot_halve(size):
 
 
 def test_from_config():
-    config = config_of("mnist_vae", objective="iwae", num_samples=5, num_classes=10)
+    config = config_of(
+        "mnist_vae", objective="iwae", kl_warmup_steps=0, num_samples=5, num_classes=10
+    )
     vae = method.from_config(config, "data")
     assert vae.axis_name == "data" and vae.objective == "iwae" and vae.num_samples == 5
     assert vae.encoder.num_classes == vae.decoder.num_classes == 10
