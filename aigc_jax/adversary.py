@@ -107,7 +107,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Adversary |
             dtype=jnp.dtype(config.dtype),
             axis_name=axis_name,
         )
-        steps = max(1, config.num_train_steps - section.start)
+        steps = config.num_train_steps - section.start
+        if steps < 1:
+            raise UserError(
+                f"config.adversary.start is {section.start}, the end of the run: set it below "
+                f"num_train_steps = {config.num_train_steps}."
+            )
         moments = dict(lr=section.lr, b1=section.b1, b2=section.b2)
         tx = optim.optimizer(config.optimizer, steps, **moments)
     if section.perceptual_weight:
@@ -147,8 +152,9 @@ def sharpen(
     """The gradient of a reconstruction loss, with the perceptual and the adversarial one added.
 
     The adversarial one is scaled by `weight` and by |g| / (|g_adv| + 1e-4), at most 1e4, where g is
-    the sum of the other two: Esser et al. 2021, eq. 7, but with the gradients in the image instead
-    of the decoder's last layer, which spares two passes back and asks nothing of the decoder.
+    the sum of the other two: Esser et al. 2021, eq. 7 (the constants are of its code), but with
+    the gradients in the image instead of the decoder's last layer, which spares two passes back and
+    asks nothing of the decoder.
     Lengths are over the global batch. Before `start` the adversarial one is 0.
 
     Args:

@@ -164,8 +164,9 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     _check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
     for name, value in knobs.items():
-        if not 0 < value < math.inf:
-            raise UserError(f"--{name} {value}: it must be above 0.")
+        least = value >= 0 if name in ("top_k", "guidance") else value > 0
+        if not (least and value < math.inf):
+            raise UserError(f"--{name} {value}: it must be above 0, and finite.")
     sampling.check_out(args.out)
     config = configs.of_run(args.workdir)
     sampling.check_knobs(methods.load(config.method), knobs)
@@ -271,6 +272,8 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
             section[name] = getattr(args, name) or section[name]
         section.extractor_batch_size = args.batch_size or section.extractor_batch_size
         if args.k is not None:
+            if not hasattr(run.spec, "nll_samples"):
+                raise UserError(f"--k {args.k}: the method {run.config.method!r} has no nll.")
             section.nll_samples = args.k
             run = dataclasses.replace(run, spec=run.method.from_config(run.config))
         settings = suite.Settings(protocols.find(section.protocol), args.interval)

@@ -18,7 +18,7 @@ from aigc_jax import config as configs
 from aigc_jax.data import pictures
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
-from aigc_jax.metrics.image_quality import psnr, ssim
+from aigc_jax.metrics.image_quality import psnr, ssim, ssim_border
 from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png
 
@@ -184,12 +184,10 @@ def interpolate(
     config = configs.of_run(workdir)
     check_method(config.method, "latents", "decode", *["encode"] * (source is not None))
     labels = sampling.class_labels(config, rows, label)
-    chosen = source is not None and _two_a_row(
-        _find(source, workdir, config, label),
-        rows,
-        seed,
-        pictures.Reader(config.image_size, config.channels),
-    )
+    chosen = None
+    if source is not None:
+        reader = pictures.Reader(config.image_size, config.channels)
+        chosen = _two_a_row(_find(source, workdir, config, label), rows, seed, reader)
     run = runs.load(workdir, step)
     coder = Coder(run, min(_BATCH_SIZE, rows * columns))
     if chosen:
@@ -276,8 +274,7 @@ class _Quality:
     """{"psnr": dB, "ssim": ...} of each pair of uint8 images."""
 
     def __init__(self, image_size: int) -> None:
-        # The windows of SSIM, of 11 pixels, fit smaller images only with mirrored borders.
-        self.border = "valid" if image_size >= 11 else "reflect"
+        self.border = ssim_border(image_size)
         self._psnr = jax.jit(functools.partial(psnr, data_range=(0, 255)))
         self._ssim = jax.jit(functools.partial(ssim, data_range=(0, 255), border=self.border))
 

@@ -14,9 +14,9 @@ from typing import Any
 from aigc_jax.errors import UserError
 
 SCORES = "scores.jsonl"
-HIGHER_IS_BETTER = frozenset(
-    ("is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy", "psnr")
-) | {"ssim", "elbo", "active_units", "perplexity", "codebook_use", "sharpness"}
+_OF_SAMPLES = ("is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy")
+_OF_PAIRS = ("psnr", "ssim", "elbo", "active_units", "perplexity", "codebook_use")
+HIGHER_IS_BETTER = frozenset(_OF_SAMPLES + _OF_PAIRS)
 _VALUES = {
     "prdc": ("precision", "recall", "density", "coverage"),
     "pr": ("precision", "recall"),

@@ -66,6 +66,8 @@ def run(
     if first is None:
         raise UserError("There is not one batch to train on.")
     config = configs.resolve(config, first)
+    for name, path in config.frozen.items():  # so that the run can be used from anywhere
+        config.frozen[name] = str(Path(path).absolute()) if path else path
     evaluate.configured_metrics(config)
     protocols.find(config.eval.protocol)
     if from_source:

@@ -94,7 +94,7 @@ def images_of(name: str, folder: Path, test: np.ndarray, n: int) -> dict[str, np
     run, found = runs.load(folder / name), {}
     if hasattr(run.method, "sample"):
         found["samples"] = sampling.generate(run, n)[0]
-    if hasattr(run.method, "encode"):
+    if hasattr(run.method, "encode") and not name.endswith("_prior"):
 
         @jax.jit
         def reconstruct(state, images):
@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=10_000, help="images, a multiple of 500")
     parser.add_argument("--train_only", action="store_true")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(RUNS):
+        parser.error(f"no run {', '.join(unknown)}: take of {', '.join(RUNS)}")
     folder = options.workdir
     folder.mkdir(parents=True, exist_ok=True)
     names = options.names or list(RUNS)
@@ -121,7 +123,7 @@ def main() -> None:
     if options.train_only:
         return
     judge = Judge(folder / "judge")
-    psnr = harness_psnr(judge.test.images)
+    psnr = psnr_to(judge.test.images)
     rows = [("training images, 10,000", "", "", *judge(_training_images(options.num)), "")]
     for name in names:
         if name in ("judge", "perceptual"):
@@ -141,7 +143,7 @@ def _training_images(n: int) -> np.ndarray:
     return sources.load("tfds:cifar10", split=f"train[:{n}]", image_size=32).images
 
 
-def harness_psnr(real: np.ndarray):
+def psnr_to(real: np.ndarray):
     """A function of reconstructions of `real`: their mean PSNR, in dB."""
 
     def psnr(fake: np.ndarray) -> str:

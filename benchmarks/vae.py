@@ -39,7 +39,7 @@ EXPERIMENTS = {
         evaluate=("--metrics=elbo,nll,active_units", "--k=500", "--num=2000"),
     ),
     "conditional": Experiment(
-        "mnist_cvae", 3000, evaluate=("--metrics=elbo,nll,active_units,fid,label_accuracy",)
+        "mnist_cvae", 15_000, evaluate=("--metrics=elbo,nll,active_units,fid,label_accuracy",)
     ),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ aigc evaluate --fake runs/cifar10_vae --metrics elbo,nll,psnr,fid
 from ml_collections import ConfigDict
 
 from aigc_jax import config as configs
+from aigc_jax.methods import vae
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -21,16 +22,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "generate"
     config.image_size = 32
     config.method = "vae"
-    config.encoder = ConfigDict({"name": "vae_resnet", "width": 32, "depth": 0})
-    config.decoder = ConfigDict({"name": "vae_resnet", "width": 32, "depth": 0})
+    config.update(vae.defaults())
+    config.encoder = ConfigDict({"name": "vae_resnet", "width": 32, "depth": 0, "hidden": 0})
+    config.decoder = ConfigDict({"name": "vae_resnet", "width": 32, "depth": 0, "hidden": 0})
     config.latent_dim = 128
-    config.likelihood = "discretized_logistic"
-    config.objective = "elbo"
-    config.num_samples = 1
-    config.kl = "analytic"
-    config.beta = 1.0
-    config.kl_warmup_steps = 0
-    config.free_bits = 0.0
+    config.likelihood = "discretized_logistic"  # a name of losses.likelihood
     config.batch_size = 128
     config.num_train_steps = 6000
     config.log_every = 100

@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.adversary = adversary.defaults()
     config.adversary.discriminator.width = 32
     config.adversary.weight = 0.8
-    config.adversary.start = 1000
+    config.adversary.start = 4 if arg == "smoke" else 1000
     config.adversary.perceptual_weight = 1.0
     config.batch_size = 128
     config.num_train_steps = 2400

@@ -11,6 +11,7 @@ aigc sample --workdir runs/digits_cvae --label 3 --out threes.png
 from ml_collections import ConfigDict
 
 from aigc_jax import config as configs
+from aigc_jax.methods import vae
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -19,16 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "label"
     config.image_size = 32
     config.method = "vae"
-    config.encoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0})
-    config.decoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0})
+    config.update(vae.defaults())
+    config.encoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 0})
+    config.decoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 0})
     config.latent_dim = 8
-    config.likelihood = "bernoulli"
-    config.objective = "elbo"
-    config.num_samples = 1
-    config.kl = "analytic"
-    config.beta = 1.0
-    config.kl_warmup_steps = 0
-    config.free_bits = 0.0
+    config.likelihood = "bernoulli"  # a name of losses.likelihood
     config.batch_size = 64
     config.num_train_steps = 1600
     config.sample_every = config.checkpoint_every = 400

@@ -12,6 +12,7 @@ aigc interpolate --workdir runs/mnist_conv_vae --out grid.png
 from ml_collections import ConfigDict
 
 from aigc_jax import config as configs
+from aigc_jax.methods import vae
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -20,16 +21,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "generate"
     config.image_size = 28
     config.method = "vae"
+    config.update(vae.defaults())
     config.encoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 256})
     config.decoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 256})
     config.latent_dim = 32
-    config.likelihood = "bernoulli"
-    config.objective = "elbo"
-    config.num_samples = 1
-    config.kl = "analytic"
-    config.beta = 1.0
-    config.kl_warmup_steps = 0
-    config.free_bits = 0.0
+    config.likelihood = "bernoulli"  # a name of losses.likelihood
     config.batch_size = 128
     config.num_train_steps = 40_000
     config.log_every = 100

@@ -14,6 +14,7 @@ aigc train --config=configs/mnist_vae.py --workdir=runs/mnist_iwae --config.obje
 from ml_collections import ConfigDict
 
 from aigc_jax import config as configs
+from aigc_jax.methods import vae
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -22,16 +23,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "generate"
     config.image_size = 28
     config.method = "vae"
+    config.update(vae.defaults())
     config.encoder = ConfigDict({"name": "vae_mlp", "width": 200, "depth": 2})
     config.decoder = ConfigDict({"name": "vae_mlp", "width": 200, "depth": 2})
     config.latent_dim = 50
-    config.likelihood = "bernoulli"
-    config.objective = "elbo"
-    config.num_samples = 1
-    config.kl = "analytic"
-    config.beta = 1.0
-    config.kl_warmup_steps = 20_000  # all units stay in use while the decoder learns
-    config.free_bits = 0.0
+    config.likelihood = "bernoulli"  # a name of losses.likelihood
+    config.kl_warmup_steps = 20_000  # units stay in use while the decoder learns
     config.batch_size = 100
     config.num_train_steps = 600_000
     config.steps_per_dispatch = 20

@@ -529,12 +529,12 @@ def quick_judge(name):
     return str(name)
 
 
-@pytest.mark.parametrize("fields", [dict(task="generate"), dict(num_classes=0)])
-def test_an_unconditional_run_has_a_judge_where_there_are_labels(tmp_path, fields):
+def test_an_unconditional_run_has_a_judge_where_there_are_labels(tmp_path):
     """It reads the source's own classes, whatever the run knows of them."""
     judge = quick_judge(tmp_path / "judge.py")
     metrics = "fid,label_accuracy"
-    config = tiny_gan(eval__extractor=judge, eval__metrics=metrics, num_train_steps=2, **fields)
+    fields = dict(task="generate", num_train_steps=2, eval__metrics=metrics)
+    config = tiny_gan(eval__extractor=judge, **fields)
     train.run(config, tmp_path / "run")
     assert configs.of_run(tmp_path / "run").num_classes == 0
     judge = configs.of_run(tmp_path / "run" / "judge")
@@ -567,10 +567,12 @@ FROZEN = (
 
 def test_frozen_runs_lend_their_weights(tmp_path, whole_run, my_method, monkeypatch):
     """What their method's `weights` gives of the state; all of it where it has none."""
-    (tmp_path / "borrower.py").write_text(FROZEN)
+    (tmp_path / "a_borrowers").mkdir()
+    (tmp_path / "a_borrowers" / "__init__.py").touch()
+    (tmp_path / "a_borrowers" / "mean.py").write_text(FROZEN)
     monkeypatch.syspath_prepend(str(tmp_path))
     train.run(mine(my_method), tmp_path / "plain", noise())
-    config = mine(my_method, method="borrower")
+    config = mine(my_method, method="a_borrowers.mean")
     with config.unlocked():
         config.frozen = {"judge": str(whole_run[1]), "plain": str(tmp_path / "plain")}
     lent = runs.frozen(config)
@@ -578,10 +580,9 @@ def test_frozen_runs_lend_their_weights(tmp_path, whole_run, my_method, monkeypa
     assert bits(lent["plain"]) == bits(runs.load(tmp_path / "plain").state)
     assert runs.frozen(mine(my_method)) is None
     train.run(config, tmp_path / "run", noise())
-    given = sys.modules["borrower"].lent
+    given = sys.modules["a_borrowers.mean"].lent
     assert given and all(set(frozen) == {"judge", "plain"} for frozen in given)
     assert set(given[0]["judge"]) == {"params", "batch_stats"}
-    del sys.modules["borrower"]
     config.frozen = {"judge": str(tmp_path / "nowhere")}
     with pytest.raises(UserError, match="nowhere is not a run"):
         train.run(config, tmp_path / "other", noise())

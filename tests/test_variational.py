@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from aigc_jax.losses import variational
 
@@ -17,17 +18,14 @@ def normal(shape, seed):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-Z, MEAN, LOG_SCALE = (normal((2, 3, 5), i) for i in range(3))
+MEAN, LOG_SCALE = (normal((2, 3, 5), i) for i in (1, 2))
 
 
-def test_densities_and_divergence_are_torchs():
+def test_divergence_is_torchs():
     torch = pytest.importorskip("torch")
     law = torch.distributions
     q = law.Normal(torch.from_numpy(MEAN), torch.from_numpy(LOG_SCALE).exp())
     p = law.Normal(torch.zeros(2, 3, 5), torch.ones(2, 3, 5))
-    z = torch.from_numpy(Z)
-    close(variational.normal_log_prob(Z, MEAN, LOG_SCALE), q.log_prob(z).sum(-1))
-    close(variational.standard_normal_log_prob(Z), p.log_prob(z).sum(-1))
     kl = law.kl_divergence(q, p)
     close(variational.kl_standard_normal(MEAN, LOG_SCALE), kl, atol=1e-6)
 
@@ -44,8 +42,7 @@ def test_kl_is_the_mean_log_ratio():
     n = 200_000
     mean, log_scale = MEAN[0, :1], 0.5 * LOG_SCALE[0, :1]
     z = mean + np.exp(log_scale) * normal((n, 5), 7)
-    ratio = variational.normal_log_prob(z, mean, log_scale)
-    ratio = np.asarray(ratio - variational.standard_normal_log_prob(z))
+    ratio = stats.norm.logpdf(z, mean, np.exp(log_scale)).sum(-1) - stats.norm.logpdf(z).sum(-1)
     kl = variational.kl_standard_normal(mean, log_scale).sum()
     assert abs(ratio.mean() - kl) < 4 * ratio.std() / math.sqrt(n)
 

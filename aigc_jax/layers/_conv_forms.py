@@ -100,10 +100,8 @@ def _canonical_up(g: Geometry, y: Array, w: Array) -> Array:
 def _canonical_pair(g: Geometry, y: Array, x: Array) -> Array:
     sizes = zip(g.side, g.kernel, g.stride, g.padding, g.output, strict=True)
     padding = [(p, (m - 1) * s + k - n - p) for n, k, s, p, m in sizes]
-    x, y = (
-        x.transpose(3, 1, 2, 0),
-        y.transpose(1, 2, 0, 3),
-    )  # channels as images, images as channels
+    # Channels as images, images as channels.
+    x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)
     return _canonical(x, y, padding, (1, 1), g.stride).transpose(1, 2, 0, 3)
 
 

@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
 
     def setup(self) -> None:
         """The two linear layers."""
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise UserError(
                 f"{self.heads} heads do not divide a width of {self.width}: "
                 "change model.heads or model.width."

@@ -182,7 +182,7 @@ class LogisticMixture:
     def mean(self, params: Array) -> Array:
         """(B, H, W, C) in [-1, 1], before rounding; the shifts are by the other channels' means.
 
-        Exact but where a channel that shifts another is cut off at the edges.
+        Exact where no channel that shifts another or is shifted is cut off at the edges.
         """
         logits, mean, log_scale, coefficients = self._split(params)
         x = jnp.zeros_like(mean)

@@ -9,19 +9,6 @@ from jax.nn import logsumexp
 from aigc_jax.parallel import pmean
 from aigc_jax.types import Array
 
-_LOG_2PI = math.log(2 * math.pi)
-
-
-def normal_log_prob(z: Array, mean: Array, log_scale: Array) -> Array:
-    """log N(z; mean, exp(log_scale)^2), (..., D) each -> (...), summed over the last axis."""
-    scaled = (z - mean) * jnp.exp(-log_scale)
-    return -jnp.sum(0.5 * (scaled * scaled + _LOG_2PI) + log_scale, -1)
-
-
-def standard_normal_log_prob(z: Array) -> Array:
-    """log N(z; 0, 1), (..., D) -> (...)."""
-    return -0.5 * jnp.sum(z * z + _LOG_2PI, -1)
-
 
 def kl_standard_normal(mean: Array, log_scale: Array) -> Array:
     """KL(N(mean, exp(log_scale)^2) || N(0, 1)) of each unit, in the shape of `mean`.
@@ -51,4 +38,6 @@ def free_bits(kl: Array, nats: float, axis_name: str | None = None) -> Array:
       axis_name: the mean that decides is over the examples of all devices.
     """
     mean = kl.mean(0)
+    if not nats:  # a sampled divergence may be negative
+        return mean.sum()
     return jnp.sum(jnp.where(pmean(lax.stop_gradient(mean), axis_name) > nats, mean, nats))

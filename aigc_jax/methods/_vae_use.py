@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.losses import variational
-from aigc_jax.metrics.image_quality import psnr, ssim
+from aigc_jax.metrics.image_quality import psnr, ssim, ssim_border
 from aigc_jax.parallel import index_keys, split_keys
 from aigc_jax.types import Array, Batch
 
@@ -107,7 +107,7 @@ def eval_step(
     if not metrics or {"psnr", "ssim"} & set(metrics):
         decoded = decode(vae, state, encode(vae, state, batch), batch)
         found["psnr"] = psnr(decoded, batch["image"])
-        found["ssim"] = ssim(decoded, batch["image"])
+        found["ssim"] = ssim(decoded, batch["image"], border=ssim_border(batch["image"].shape[1]))
     valid = batch["valid"]
     return {name: (jnp.einsum("b,b...->...", valid, x), valid.sum()) for name, x in found.items()}
 

@@ -2,7 +2,7 @@
 the conditional one (Sohn et al. 2015: the label joins the encoder's input and the decoder's).
 
 Models: `aigc_jax.models.vae_mlp`, `.vae_resnet`. Likelihoods: `aigc_jax.losses.likelihood`.
-Configs: `configs/mnist_vae.py`, `mnist_conv_vae.py`, `mnist_cvae.py`,
+Configs: `configs/mnist_vae.py`, `mnist_conv_vae.py`, `mnist_cvae.py`, `digits_cvae.py`,
 `cifar10_vae.py`.
 """
 
@@ -46,6 +46,7 @@ __all__ = [
     "VAE",
     "State",
     "decode",
+    "defaults",
     "diagnose",
     "encode",
     "eval_step",
@@ -83,7 +84,8 @@ class VAE:
 
     Attributes:
       encoder: module(x, label, train=) -> mean, log_scale (B, latent_dim) of the posterior.
-      decoder: module(z, label, train=) -> the likelihood's parameters (B, H, W, outputs).
+      decoder: module(z, label, train=) -> the likelihood's parameters (B, H, W, outputs), with the
+        fields `latent_dim` and `image_size`.
       likelihood: see `aigc_jax.losses.likelihood`.
       tx: optax transformation.
       num_classes: 0 for unconditional.
@@ -114,6 +116,20 @@ class VAE:
     ema_half_life: float = 0.0
     ema_ramp_up: float = 0.05
     axis_name: str | None = None
+
+
+def defaults() -> ConfigDict:
+    """The fields of a config that say what is maximised: the plain ELBO, unless set otherwise."""
+    return ConfigDict(
+        {
+            "objective": "elbo",  # elbo | iwae, the importance weighted bound of num_samples
+            "num_samples": 1,  # latents for each image
+            "kl": "analytic",  # analytic | sampled
+            "beta": 1.0,  # weight of the KL
+            "kl_warmup_steps": 0,  # over which it grows from 0
+            "free_bits": 0.0,  # nats that each latent unit pays at least
+        }
+    )
 
 
 def from_config(config: ConfigDict, axis_name: str | None = None) -> VAE:
@@ -151,14 +167,18 @@ def _check(config: ConfigDict) -> None:
     for field, known in (("objective", ("elbo", "iwae")), ("kl", ("analytic", "sampled"))):
         if config[field] not in known:
             raise UserError(f"config.{field} is {config[field]!r}: take {' or '.join(known)}.")
-    if config.num_samples < 1:
-        raise UserError(f"config.num_samples is {config.num_samples}: it must be at least 1.")
-    of_kl = (config.beta, config.kl_warmup_steps, config.free_bits)
-    if config.objective == "iwae" and of_kl != (1.0, 0, 0.0):
-        raise UserError(
-            "config.objective = 'iwae' has no KL term of its own: beta = 1, kl_warmup_steps = 0, "
-            "free_bits = 0."
-        )
+    for field in ("num_samples", "latent_dim"):
+        if config[field] < 1:
+            raise UserError(f"config.{field} is {config[field]}: it must be at least 1.")
+    for field in ("beta", "kl_warmup_steps", "free_bits"):
+        if config[field] < 0:
+            raise UserError(f"config.{field} is {config[field]}: it must be at least 0.")
+        plain = 1 if field == "beta" else 0
+        if config.objective == "iwae" and config[field] != plain:
+            raise UserError(
+                f"config.{field} is {config[field]}, but the bound of config.objective = 'iwae' "
+                f"has no KL term to weigh: set --config.{field}={plain}."
+            )
 
 
 def init_state(vae: VAE, rng: Array, batch: Batch, frozen: Any = None) -> State:
@@ -264,19 +284,19 @@ def preview(vae: VAE, state: State, rng: Array, batch: Batch) -> dict[str, Array
     index = jnp.arange(rows * 8, dtype=jnp.int32)
     samples = sample(vae, state, rng, {"index": index, "label": index // 8})
     decoded = decode(vae, state, encode(vae, state, batch), batch)
-    pairs = jnp.stack([batch["image"], decoded], 1)
-    pairs = pairs[: len(pairs) // 4 * 4]
+    columns = min(4, len(decoded))
+    pairs = jnp.stack([batch["image"], decoded], 1)[: len(decoded) // columns * columns]
     return {
         "samples": samples.reshape(rows, 8, *samples.shape[1:]),
-        "reconstructions": pairs.reshape(-1, min(8, 2 * len(pairs)), *samples.shape[1:]),
+        "reconstructions": pairs.reshape(-1, 2 * columns, *samples.shape[1:]),
     }
 
 
 def diagnose(step: int, metrics: dict[str, float]) -> str | None:
     """A line to warn of a posterior that has collapsed, or None."""
-    if step < 500 or metrics["active_units"] >= 2:
+    if step < 500 or metrics["active_units"] >= 1:
         return None
     return (
         "the posterior has collapsed: the latents say nothing of the images. "
-        "Try config.kl_warmup_steps, config.free_bits = 0.1 or a smaller config.beta."
+        "Try config.kl_warmup_steps, config.free_bits = 0.1 or a smaller config.beta, by the elbo."
     )

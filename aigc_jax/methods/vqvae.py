@@ -23,7 +23,7 @@ from aigc_jax.adversary import Adversary
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers import codebook
 from aigc_jax.layers.codebook import Codebook
-from aigc_jax.metrics.image_quality import psnr, ssim
+from aigc_jax.metrics.image_quality import psnr, ssim, ssim_border
 from aigc_jax.metrics.spectrum import power_spectrum, sharpness
 from aigc_jax.models.vqvae import Autoencoder, autoencoder
 from aigc_jax.parallel import axis_size, pmean
@@ -99,6 +99,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> VQVAE:
         raise UserError(
             f"config.codebook has size {section.size} and decay {section.decay}: take at least 2 "
             "codes and a decay in [0, 1)."
+        )
+    if config.data_variance <= 0 or section.commitment < 0 or not 0 <= section.revive_below < 1:
+        raise UserError(
+            f"config.data_variance is {config.data_variance}, codebook.commitment "
+            f"{section.commitment}, codebook.revive_below {section.revive_below}: take one above "
+            "0, one of at least 0, and one in [0, 1)."
         )
     return VQVAE(
         autoencoder=autoencoder(config, axis_name),
@@ -232,7 +238,7 @@ def diagnose(step: int, metrics: dict[str, float]) -> str | None:
     """A line to warn of a codebook that has collapsed, or of gradients that explode; or None."""
     if step < 300:
         return None
-    if metrics["perplexity"] < 4 or metrics["codebook_use"] < 0.03:
+    if metrics["perplexity"] < 2 or metrics["codebook_use"] < 0.03:
         return (
             f"the codebook has collapsed: a batch uses {metrics['codebook_use']:.0%} of the codes, "
             f"with perplexity {metrics['perplexity']:.1f}. Raise config.codebook.revive_below or "
@@ -252,7 +258,7 @@ def eval_step(vqvae: VQVAE, state: State, batch: Batch, rng: Array) -> dict[str,
     image, decoded = batch["image"], decode(vqvae, state, codes, batch)
     found = {
         "psnr": psnr(image, decoded),
-        "ssim": ssim(image, decoded),
+        "ssim": ssim(image, decoded, border=ssim_border(image.shape[1])),
         "real_power": power_spectrum(image),
         "fake_power": power_spectrum(decoded),
         "histogram": jax.vmap(lambda codes: codebook.histogram(codes, vqvae.size))(codes),

@@ -46,6 +46,11 @@ def psnr(x: Array, y: Array, data_range: Range = (-1.0, 1.0), *, luma: bool = Fa
     return jnp.where(error > 0, 20 * jnp.log10(width) - 10 * jnp.log10(positive), jnp.inf)
 
 
+def ssim_border(side: int) -> str:
+    """The `border` of `ssim` for images of this side: mirrored where its window doesn't fit."""
+    return "valid" if side >= 11 else "reflect"
+
+
 def ssim(
     x: Array,
     y: Array,

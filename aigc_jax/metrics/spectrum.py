@@ -20,7 +20,8 @@ def power_spectrum(images: Array) -> Array:
     is averaged over the frequencies whose radius rounds to the same integer (Durall et al. 2020,
     azimuthal integration, which has no window). Without the window the jump from one border to the
     opposite one leaks into all frequencies, again as 1 / f^2, and hides blur. It is divided by the
-    window's energy: white noise of variance v has power v everywhere, whatever the size.
+    window's energy: white noise of variance v (of the channels' mean) has power v from 2 cycles on,
+    whatever the size.
 
     Args:
       images: (B, N, N, C) float, any range; the result is in its units squared.

@@ -4,6 +4,7 @@ The image is halved until its side is 8 or less (28, 14, 7); labels are concaten
 as constant planes, and to the latent.
 """
 
+import itertools
 from functools import partial
 
 import jax.numpy as jnp
@@ -20,15 +21,13 @@ _he_up = nn.initializers.variance_scaling(8.0, "fan_in", "normal", in_axis=-1, o
 
 
 def _halvings(image_size: int) -> int:
-    """How often the side is halved on the way to the latent."""
-    count = 0
-    while image_size > 8:
-        if image_size % 2:
-            raise UserError(
-                f"vae_resnet halves the image to 8 pixels or less, which size {image_size} does "
-                "not allow: take 28, 32, 64, ..."
-            )
-        image_size, count = image_size // 2, count + 1
+    """How often the side is halved on the way to the latent: at least once."""
+    count = next(n for n in itertools.count(1) if image_size >> n <= 8)
+    if image_size % (1 << count):
+        raise UserError(
+            f"vae_resnet halves the image to 8 pixels or less, which size {image_size} does not "
+            "allow: take 28, 32, 64, ..."
+        )
     return count
 
 
