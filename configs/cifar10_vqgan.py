@@ -1,5 +1,7 @@
 """The VQ-VAE of cifar10_vqvae with VQGAN's loss: a classifier's features and a PatchGAN sharpen it.
 
+15 minutes on one CPU core for 1,500 steps, the discriminator there from step 1,000.
+
 ```
 aigc train --config=configs/cifar10_classifier.py
 aigc train --config=configs/cifar10_vqgan.py --config.frozen.perceptual=runs/cifar10_classifier

@@ -520,35 +520,41 @@ def test_a_network_that_cannot_be_built_leaves_no_workdir(tmp_path):
 # ---- the judge ----
 
 
-def quick_judge(name):
-    """A config file of a judge that is trained in no time."""
-    lines = ["from aigc_jax import config", "", "", "def get_config(arg=''):"]
-    lines += ["    config_ = config.load('digits_classifier:smoke')", "    config_.model.width = 4"]
-    lines += ["    config_.num_train_steps = 2", "    return config_", ""]
-    name.write_text("\n".join(lines))
-    return str(name)
+QUICK_JUDGE = """
+from aigc_jax import config as configs
+
+def get_config(arg=""):
+    config = configs.load("digits_classifier:smoke")
+    config.model.width, config.num_train_steps = 4, 2
+    return config
+"""
 
 
-def test_an_unconditional_run_has_a_judge_where_there_are_labels(tmp_path):
+@pytest.fixture
+def judge(tmp_path):
+    """The config file of a judge that is trained in no time."""
+    (tmp_path / "judge.py").write_text(QUICK_JUDGE)
+    return str(tmp_path / "judge.py")
+
+
+def test_an_unconditional_run_has_a_judge_where_there_are_labels(tmp_path, judge):
     """It reads the source's own classes, whatever the run knows of them."""
-    judge = quick_judge(tmp_path / "judge.py")
     metrics = "fid,label_accuracy"
     fields = dict(task="generate", num_train_steps=2, eval__metrics=metrics)
     config = tiny_gan(eval__extractor=judge, **fields)
     train.run(config, tmp_path / "run")
     assert configs.of_run(tmp_path / "run").num_classes == 0
-    judge = configs.of_run(tmp_path / "run" / "judge")
-    assert (judge.task, judge.num_classes, judge.method) == ("label", 10, "classifier")
+    its = configs.of_run(tmp_path / "run" / "judge")
+    assert (its.task, its.num_classes, its.method) == ("label", 10, "classifier")
     (record,) = scores.read(tmp_path / "run")
     assert list(record["scores"]) == ["fid"]  # no label is asked for: none can be right
     assert record["provenance"]["weights"] == str(tmp_path / "run" / "judge")
 
 
-def test_no_judge_without_labels(tmp_path):
+def test_no_judge_without_labels(tmp_path, judge):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", images=rng.integers(0, 256, (32, 16, 16, 1), dtype=np.uint8))
     source = dict(data__source=f"npz:{tmp_path / 'x.npz'}", eval__split="train", task="generate")
-    judge = quick_judge(tmp_path / "judge.py")
     train.run(tiny_gan(eval__extractor=judge, num_train_steps=2, **source), tmp_path / "run")
     assert not (tmp_path / "run" / "judge").exists()
     assert not (tmp_path / "run" / scores.SCORES).exists()
