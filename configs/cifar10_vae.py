@@ -1,7 +1,7 @@
 """A convolutional VAE on CIFAR-10, by the discretized logistic likelihood: bits/dim, and blur.
 
-9 minutes on one CPU core for 3,000 steps: the plain baseline of `cifar10_vqvae`, `cifar10_code_prior` and
-`cifar10_vqgan`.
+The plain baseline of `cifar10_vqvae`, `cifar10_code_prior` and `cifar10_vqgan`. 9 minutes on one
+CPU core for 3,000 steps.
 
 ```
 aigc train --config=configs/cifar10_vae.py
