@@ -164,9 +164,11 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     _check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
     for name, value in knobs.items():
-        least = value >= 0 if name in ("top_k", "guidance") else value > 0
-        if not (least and value < math.inf):
-            raise UserError(f"--{name} {value}: it must be above 0, and finite.")
+        least, enough = "above", value > 0
+        if name in ("top_k", "guidance"):  # of which 0 is none
+            least, enough = "at least", value >= 0
+        if not (enough and value < math.inf):
+            raise UserError(f"--{name} {value}: it must be {least} 0, and finite.")
     sampling.check_out(args.out)
     config = configs.of_run(args.workdir)
     sampling.check_knobs(methods.load(config.method), knobs)

@@ -364,7 +364,7 @@ MISTAKES = {
     "truncation": ("sample --workdir={gan} --out={x.png} --truncation=0", ["above 0"]),
     "temperature": ("sample --workdir={gan} --out={x.png} --temperature=-1", ["-1.0", "above 0"]),
     "no number": ("sample --workdir={gan} --out={x.png} --guidance=nan", ["nan", "above 0"]),
-    "top_k": ("sample --workdir={gan} --out={x.png} --top_k=0", ["--top_k 0", "above 0"]),
+    "top_k": ("sample --workdir={gan} --out={x.png} --top_k=-1", ["--top_k -1", "at least 0"]),
     "a knob of others": (
         "sample --workdir={hollow} --out={x.png} --top_k=3",  # told before a checkpoint is read
         ["--top_k", "'gan'", "it has --truncation"],
