@@ -78,7 +78,7 @@ def test_smoke_is_shorter_and_otherwise_the_same(path):
     changed = {name for name in a if a[name] != b[name]}
     sizes = {"batch_size", "num_train_steps", "log_every", "sample_every", "checkpoint_every"}
     of_eval = {"eval.num_samples", "eval.batch_size", "eval.extractor", "eval.nll_samples"}
-    assert changed <= sizes | of_eval | {"steps_per_dispatch"}
+    assert changed <= sizes | of_eval | {"steps_per_dispatch", "adversary.start"}
 
 
 @each_config
