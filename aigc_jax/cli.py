@@ -328,6 +328,8 @@ def _check_numbers(args: argparse.Namespace, **leasts: int) -> None:
 def _check_parent(flag: str, path: str | None) -> None:
     if path and not Path(path).parent.is_dir():
         raise UserError(f"{flag} {path}: make the folder {Path(path).parent} first.")
+    if path and Path(path).is_dir():
+        raise UserError(f"{flag} {path} is a folder: name a file.")
 
 
 def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
@@ -336,7 +338,8 @@ def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
     print(scores.table(found.scores))
     for line in suite.remarks(found.scores):
         logging.warning("%s", line)
-    print(f"\nMeasured by {scores.measured_alike(found.provenance)}.")
+    how = "by" if "extractor" in found.provenance else "on"
+    print(f"\nMeasured {how} {scores.measured_alike(found.provenance)}.")
     if args.json:
         content = {**found.scores, "provenance": found.provenance}
         Path(args.json).write_text(json.dumps(content, indent=2) + "\n")

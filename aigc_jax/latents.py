@@ -56,8 +56,8 @@ class Reconstruction:
         lines.append(f"Mean of {len(images)}: {_line(means)}")
         if self.resized:
             lines.append(
-                f"Cropped to the central square and resized, as in training: {self.resized} of "
-                f"{len(images)} images."
+                f"Resized to the run's size, the central square of each, as in training: "
+                f"{self.resized} of {len(images)} images."
             )
         if self.skipped:
             lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
@@ -241,7 +241,7 @@ def check_method(name: str, *needed: str) -> None:
         files = pkgutil.iter_modules(methods.__path__)
         known = [file.name for file in files if not file.name.startswith("_")]
         able = [k for k in known if all(hasattr(methods.load(k), f) for f in needed)]
-        which = " or ".join(able)
+        which = " or ".join(filter(None, (", ".join(able[:-1]), able[-1])))
         raise UserError(f"The method {name!r} {_LACKS[missing]}: take a run of {which}.")
 
 

@@ -55,7 +55,8 @@ def check_knobs(method: ModuleType, knobs: Iterable[str] = ()) -> None:
     """UserError if the method makes no images, or its `sample` has no such keywords."""
     name = method.__name__.rpartition(".")[2]
     if not hasattr(method, "sample"):
-        raise UserError(f"The method {name!r} makes no images.")
+        instead = ": aigc reconstruct shows what it does" if hasattr(method, "encode") else ""
+        raise UserError(f"The method {name!r} makes no images{instead}.")
     known = list(inspect.signature(method.sample).parameters)[4:]
     for knob in knobs:
         if knob not in known:
@@ -125,6 +126,8 @@ def check_out(out: str | Path) -> None:
     """UserError if `out` is a folder that holds something or a file, or has another ending."""
     out = Path(out)
     if out.suffix in (".png", ".npz"):
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder: name a file.")
         _check_writable(out, out.parent)
         return
     if out.suffix:

@@ -17,6 +17,7 @@ SCORES = "scores.jsonl"
 _OF_SAMPLES = ("is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy")
 _OF_PAIRS = ("psnr", "ssim", "elbo", "active_units", "perplexity", "codebook_use")
 HIGHER_IS_BETTER = frozenset(_OF_SAMPLES + _OF_PAIRS)
+_BEST_IS_ONE = frozenset(["sharpness"])
 _VALUES = {
     "prdc": ("precision", "recall", "density", "coverage"),
     "pr": ("precision", "recall"),
@@ -99,7 +100,7 @@ def measured_alike(provenance: Mapping[str, Any]) -> str:
     first = [str(kept.pop(k)) for k in ("extractor", "protocol") if k in kept]
     n_fake, n_real, real = (kept.pop(k, None) for k in ("n_fake", "n_real", "real"))
     against = f" against {n_real or '?'} of {real}" if real else ""
-    images = [f"{n_fake} samples{against}"] if n_fake else [f"{n_real} of {real}"] * bool(real)
+    images = [f"{n_fake} samples{against}"] if n_fake else [real] * bool(real)
     rest = [f"{k} {v}" for k, v in kept.items()]
     return ", ".join([" ".join(first), *images, *rest]).strip(", ")
 
@@ -141,13 +142,18 @@ def _row(workdir: str, records: list[dict], names: list[str]) -> list[str]:
     row = [workdir, str(last["step"]), f"{last['images_seen']:,}"]
     for name in names:
         having = [r for r in records if math.isfinite(_columns(r).get(name, math.nan))]
-        metric = name.partition(" (")[0]
-        higher = metric in HIGHER_IS_BETTER or metric.rpartition("_")[2] in HIGHER_IS_BETTER
-        sign = -1 if higher else 1
-        best = min(having, key=lambda r: sign * _columns(r)[name], default=None)
+        best = min(having, key=lambda r: _badness(name, _columns(r)[name]), default=None)
         row.append(_number(last, name))
         row.append("" if best is None else f"{_number(best, name)} ({best['step']})")
     return row
+
+
+def _badness(column: str, value: float) -> float:
+    metric = column.partition(" (")[0]
+    if metric in _BEST_IS_ONE:
+        return abs(value - 1)
+    higher = metric in HIGHER_IS_BETTER or metric.rpartition("_")[2] in HIGHER_IS_BETTER
+    return -value if higher else value
 
 
 def _columns(record: dict) -> dict[str, float]:

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.update(vae.defaults())
     config.encoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 0})
     config.decoder = ConfigDict({"name": "vae_resnet", "width": 16, "depth": 0, "hidden": 0})
-    config.latent_dim = 8
+    config.latent_dim = 4
     config.likelihood = "bernoulli"  # a name of losses.likelihood
     config.batch_size = 64
     config.num_train_steps = 1600

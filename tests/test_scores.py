@@ -123,12 +123,14 @@ def test_numbers_of_other_sample_counts_and_units_have_columns_of_their_own(tmp_
     (tmp_path / "a").mkdir()
     for step, k, value in ((1, 100, 90.0), (2, 100, 88.0), (3, 5000, 87.0)):
         found = {"nll": {"value": value, "k": k, "unit": "nats"}, "ssim": {"value": 0.1 * step}}
+        found["sharpness"] = {"value": 0.6 * step}
         scores.append(tmp_path / "a", step, 64, found, {"real": "tfds:mnist/test"})
     (row,) = cells(scores.compare([tmp_path / "a"]).splitlines()[2:])
     assert row["nll (k = 100, nats) best (step)"] == "88 (2)"
     assert row["nll (k = 100, nats) last"] == ""
     assert row["nll (k = 5000, nats) last"] == "87"
     assert row["ssim best (step)"] == "0.3 (3)"
+    assert row["sharpness best (step)"] == "1.2 (2)"  # the nearest to 1
 
 
 def test_a_table_tells_units_and_sample_counts():

@@ -179,13 +179,13 @@ def sample(
       (B, H, W, C) float32 in [-1, 1].
     """
     if gan.num_classes and "label" not in batch:
-        batch = {**batch, "label": _drawn_labels(gan, _keys_of_index(rng, batch))}
+        batch = {**batch, "label": _drawn_labels(gan, index_keys(rng, batch["index"]))}
     return decode(gan, state, latents(gan, rng, batch, truncation), batch)
 
 
 def latents(gan: GAN, rng: Array, batch: Batch, truncation: float | None = None) -> Array:
     """(B, latent_dim) normal latents, each settled by `rng` and its example's `index`."""
-    return _latents(gan, _keys_of_index(rng, batch), truncation)
+    return _latents(gan, index_keys(rng, batch["index"]), truncation)
 
 
 def decode(gan: GAN, state: State, z: Array, batch: Batch) -> Array:
@@ -212,10 +212,6 @@ diagnose = collapse.diagnose
 
 def _label(gan: GAN, batch: Batch, part: slice) -> Array | None:
     return batch["label"][part] if gan.num_classes else None
-
-
-def _keys_of_index(rng: Array, batch: Batch) -> Array:
-    return index_keys(rng, batch["index"])
 
 
 def _drawn_labels(gan: GAN, keys: Array) -> Array:
