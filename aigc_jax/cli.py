@@ -274,7 +274,7 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
             section[name] = getattr(args, name) or section[name]
         section.extractor_batch_size = args.batch_size or section.extractor_batch_size
         if args.k is not None:
-            if not hasattr(run.spec, "nll_samples"):
+            if not hasattr(run.method, "eval_step"):
                 raise UserError(f"--k {args.k}: the method {run.config.method!r} has no nll.")
             section.nll_samples = args.k
             run = dataclasses.replace(run, spec=run.method.from_config(run.config))
