@@ -43,12 +43,15 @@ def conv(
     return _fast_conv.conv(geometry, x, kernel)
 
 
-def conv_transpose(y: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
+def conv_transpose(
+    y: Array, kernel: Array, stride: int = 1, padding: int = 0, output_padding: int = 0
+) -> Array:
     """The adjoint of `conv` in its input: PyTorch's `F.conv_transpose2d`.
 
     y: (B, h, w, O); kernel: (kh, kw, C, O), that of the convolution C -> O whose adjoint this is.
-    Returns (B, H, W, C) with H = (h - 1) * stride + kh - 2 * padding, in the common dtype of both.
-    Raises UserError if the channels do not fit.
+    Returns (B, H, W, C) with H = (h - 1) * stride + kh - 2 * padding + output_padding, in the
+    common dtype of both. `output_padding` chooses among the sizes that the convolution maps to
+    (h, w). Raises UserError if the channels do not fit, or it is not below the stride.
     """
     y, kernel = promote_dtype(y, kernel)
     kh, kw, _, features = kernel.shape
@@ -57,8 +60,12 @@ def conv_transpose(y: Array, kernel: Array, stride: int = 1, padding: int = 0) -
             f"conv_transpose: an input of shape {y.shape} has {y.shape[-1]} channels, but a kernel "
             f"of shape {kernel.shape} (height, width, out, in) takes {features}."
         )
-    height = (y.shape[1] - 1) * stride + kh - 2 * padding
-    width = (y.shape[2] - 1) * stride + kw - 2 * padding
+    if output_padding >= stride:
+        raise UserError(
+            f"conv_transpose: output_padding {output_padding} must be below the stride {stride}."
+        )
+    height = (y.shape[1] - 1) * stride + kh - 2 * padding + output_padding
+    width = (y.shape[2] - 1) * stride + kw - 2 * padding + output_padding
     if min(height, width) < 1:
         raise UserError(
             f"conv_transpose: padding {padding} leaves nothing of an input of shape {y.shape} "
@@ -82,6 +89,18 @@ def upsample_conv(x: Array, kernel: Array) -> Array:
     # Each output pixel sees only 2x2 input pixels, so the nine taps fold into a transposed
     # convolution of 4x4: less than half the products, on every platform.
     return conv_transpose(x, _fast_conv.fold_nearest(kernel), stride=2, padding=1)
+
+
+def reflect_pad(x: Array, size: int) -> Array:
+    """x (B, H, W, C) -> (B, H + 2 size, W + 2 size, C), mirrored at the outermost pixels.
+
+    PyTorch's ReflectionPad2d, NumPy's "reflect". Raises UserError unless size < H and W.
+    """
+    if size >= min(x.shape[1:3]):
+        raise UserError(
+            f"A border of {size} mirrored pixels needs images larger than {size}, not {x.shape}."
+        )
+    return jnp.pad(x, ((0, 0), (size, size), (size, size), (0, 0)), "reflect")
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -139,6 +158,7 @@ class ConvTranspose(nn.Module):
     kernel_size: int | tuple[int, int] = 4
     stride: int = 2
     padding: int = 1
+    output_padding: int = 0
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
     bias_init: Initializer = nn.initializers.zeros_init()
@@ -151,7 +171,8 @@ class ConvTranspose(nn.Module):
         shape = (*_pair(self.kernel_size), self.features, x.shape[-1])
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        return _add_bias(self, conv_transpose(x, kernel, self.stride, self.padding))
+        y = conv_transpose(x, kernel, self.stride, self.padding, self.output_padding)
+        return _add_bias(self, y)
 
 
 class UpsampleConv(nn.Module):
