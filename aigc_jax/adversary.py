@@ -46,7 +46,8 @@ class Adversary:
       discriminator: module(images, label, train=, groups=) -> logits; None: no adversarial term.
       tx: the discriminator's optax transformation.
       loss: a pair of functions of logits.
-      weight: of the adversarial gradient, in lengths of the gradient it is added to.
+      weight: of the adversarial gradient, in lengths of the gradient it is added to if adaptive.
+      adaptive: whether the adversarial gradient is scaled to that length first.
       start: the step at which the discriminator begins.
       features: (variables, images) -> maps (B, h, w, c); None: no perceptual term.
       perceptual_weight: of the perceptual distance.
@@ -57,6 +58,7 @@ class Adversary:
     tx: optax.GradientTransformation | None = None
     loss: adversarial.AdversarialLoss = adversarial.hinge
     weight: float = 0.8
+    adaptive: bool = True
     start: int = 0
     features: Callable[[PyTree, Array], Sequence[Array]] | None = None
     perceptual_weight: float = 1.0
@@ -77,6 +79,7 @@ def defaults() -> ConfigDict:
             "discriminator": {"name": "patchgan", "width": 64, "num_layers": 2, "norm": "batch"},
             "loss": "hinge",
             "weight": 0.0,  # of the adversarial term; 0: none
+            "adaptive": True,  # the weight is in lengths of the other terms' gradient
             "start": 0,  # the step at which the discriminator begins
             "lr": placeholder(float),  # the discriminator's; None: optimizer.lr
             "b1": 0.5,
@@ -122,6 +125,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Adversary |
         tx=tx,
         loss=adversarial.get(section.loss),
         weight=section.weight,
+        adaptive=section.get("adaptive", True),
         start=section.start,
         features=features,
         perceptual_weight=section.perceptual_weight,
@@ -129,14 +133,16 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Adversary |
     )
 
 
-def init(adversary: Adversary | None, rng: Array, images: Array) -> State | None:
-    """The state before the first step; `images` (B, H, W, C) are for their shape.
+def init(
+    adversary: Adversary | None, rng: Array, images: Array, condition: Array | None = None
+) -> State | None:
+    """The state before the first step; `images` (B, H, W, C), `condition` are for their shapes.
 
     None where there is no discriminator.
     """
     if adversary is None or adversary.discriminator is None:
         return None
-    variables = adversary.discriminator.init(rng, images[:1], train=False)
+    variables = adversary.discriminator.init(rng, _beside(condition, images)[:1], train=False)
     return State(variables, adversary.tx.init(variables["params"]))
 
 
@@ -148,13 +154,14 @@ def sharpen(
     fake: Array,
     gradient: Array,
     step: Array,
+    condition: Array | None = None,
 ) -> tuple[Array, Metrics]:
     """The gradient of a reconstruction loss, with the perceptual and the adversarial one added.
 
-    The adversarial one is scaled by `weight` and by |g| / (|g_adv| + 1e-4), at most 1e4, where g is
-    the sum of the other two: Esser et al. 2021, eq. 7 (the constants are of its code), but with
-    the gradients in the image instead of the decoder's last layer, which spares two passes back and
-    asks nothing of the decoder.
+    The adversarial one is scaled by `weight` and, if adaptive, by |g| / (|g_adv| + 1e-4), at most
+    1e4, where g is the sum of the other two: Esser et al. 2021, eq. 7 (the constants are of its
+    code), but with the gradients in the image instead of the decoder's last layer, which spares two
+    passes back and asks nothing of the decoder.
     Lengths are over the global batch. Before `start` the adversarial one is 0.
 
     Args:
@@ -162,6 +169,7 @@ def sharpen(
       real, fake: (B, H, W, C) in [-1, 1], the images and their reconstructions.
       gradient: (B, H, W, C), of the mean loss of this device's examples with respect to `fake`.
       step: () int32.
+      condition: (B, H, W, C') that the discriminator sees beside each image (Isola et al. 2017).
 
     Returns:
       the gradient, and the scalars `perceptual` (the mean distance), `g_loss` (G's adversarial
@@ -174,23 +182,30 @@ def sharpen(
         gradient = gradient + adversary.perceptual_weight * perceptual
     if adversary.discriminator is not None:
         metrics["g_loss"], adversarial_gradient = _adversarial_gradient(
-            adversary, state, fake, step
+            adversary, state, fake, step, condition
         )
-        ratio = _adaptive_weight(gradient, adversarial_gradient, adversary.axis_name)
-        ratio = jnp.where(step >= adversary.start, ratio, 0.0)
-        gradient = gradient + adversary.weight * ratio * adversarial_gradient
-        metrics["adaptive_weight"] = ratio
+        if adversary.adaptive:
+            ratio = _adaptive_weight(gradient, adversarial_gradient, adversary.axis_name)
+            ratio = metrics["adaptive_weight"] = jnp.where(step >= adversary.start, ratio, 0.0)
+            adversarial_gradient = ratio * adversarial_gradient
+        gradient = gradient + adversary.weight * adversarial_gradient
     return gradient, pmean(metrics, adversary.axis_name)
 
 
 def update(
-    adversary: Adversary, state: State | None, real: Array, fake: Array, step: Array
+    adversary: Adversary,
+    state: State | None,
+    real: Array,
+    fake: Array,
+    step: Array,
+    condition: Array | None = None,
 ) -> tuple[State | None, Metrics]:
     """One update of the discriminator; before `start` none, and its metrics are 0.
 
     Args:
       real, fake: (B, H, W, C) in [-1, 1].
       step: () int32.
+      condition: (B, H, W, C') that the discriminator sees beside each image.
 
     Returns:
       the state and the scalars `d_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy` (how
@@ -198,6 +213,7 @@ def update(
     """
     if adversary.discriminator is None:
         return state, {}
+    real, fake = _beside(condition, real), _beside(condition, fake)
     train = functools.partial(_update, adversary, real=real, fake=fake)
     if not adversary.start:
         return train(state)
@@ -238,15 +254,26 @@ def _perceptual_gradient(see: Callable, real: Array, fake: Array) -> tuple[Array
     return jax.value_and_grad(lambda fake: perceptual_distance(see(fake), of_real).mean())(fake)
 
 
+def generator_loss(
+    adversary: Adversary, state: State, fake: Array, condition: Array | None = None
+) -> Array:
+    """The loss () that the discriminator gives images `fake`, unweighted."""
+    apply, images = adversary.discriminator.apply, _beside(condition, fake)
+    logits, _ = apply(state.variables, images, train=True, mutable=["batch_stats"])
+    return adversary.loss.generator(logits)
+
+
+def _beside(condition: Array | None, images: Array) -> Array:
+    return images if condition is None else jnp.concatenate([condition, images], -1)
+
+
 def _adversarial_gradient(
-    adversary: Adversary, state: State, fake: Array, step: Array
+    adversary: Adversary, state: State, fake: Array, step: Array, condition: Array | None
 ) -> tuple[Array, Array]:
     """The loss that the discriminator gives `fake` and its gradient; zeros before `start`."""
 
     def loss_fn(fake: Array) -> Array:
-        apply = adversary.discriminator.apply
-        logits, _ = apply(state.variables, fake, train=True, mutable=["batch_stats"])
-        return adversary.loss.generator(logits)
+        return generator_loss(adversary, state, fake, condition)
 
     judge = jax.value_and_grad(loss_fn)
     if not adversary.start:

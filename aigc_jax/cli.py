@@ -1,10 +1,8 @@
 """The command line: parses, calls, prints."""
 
 import argparse
-import dataclasses
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ start here:
   aigc interpolate --workdir runs/digits_dcgan  walks between its latents
   aigc evaluate --fake runs/digits_dcgan        its samples, as a classifier reads them
   aigc evaluate --real photos --fake samples --metrics fid,kid      any two folders, by Inception
+  aigc translate --weights latest_net_G_A.pth --input horses --out zebras      published weights
 """
 
 _TRAIN_EPILOG = """\
@@ -85,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "sample": _add_sample,
         "reconstruct": _add_reconstruct,
         "interpolate": _add_interpolate,
+        "translate": _add_translate,
         "evaluate": _add_evaluate,
         "stats": _add_stats,
         "compare": _add_compare,
@@ -163,15 +163,10 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
 
     _check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
-    for name, value in knobs.items():
-        least, enough = "above", value > 0
-        if name in ("top_k", "guidance"):  # of which 0 is none
-            least, enough = "at least", value >= 0
-        if not (enough and value < math.inf):
-            raise UserError(f"--{name} {value}: it must be {least} 0, and finite.")
+    sampling.check_values(knobs)
     sampling.check_out(args.out)
     config = configs.of_run(args.workdir)
-    sampling.check_knobs(methods.load(config.method), knobs)
+    sampling.check_draws(methods.load(config.method), knobs)
     sampling.class_labels(config, 1, args.label)
     run = runs.load(args.workdir, args.step)
     images, labels = sampling.generate(run, args.n, label=args.label, seed=args.seed, **knobs)
@@ -228,16 +223,45 @@ def _interpolate(args: argparse.Namespace, rest: list[str]) -> None:
     print(f"{args.rows} walks of {args.columns} images in {args.out}")
 
 
+def _add_translate(parser: argparse.ArgumentParser):  # noqa: ANN202
+    """translate images of any size by a run, or by a published PyTorch generator's file"""
+    add = parser.add_argument
+    add("--workdir", help="of the run")
+    add("--weights", metavar="FILE", help="in its place, x.pth: CycleGAN's, CUT's or pix2pix's")
+    add("--input", required=True, metavar="PATH", help="a folder of images, or one")
+    add("--out", required=True, metavar="DIR", help="a new folder: a PNG of each, of its size")
+    add("--direction", help="a2b (default) or b2a")
+    add("--label", type=int, help="the class to translate to, where the run knows classes")
+    add("--pairs", action="store_true", help="images are pairs: translate the half that is the a")
+    add("--tile", type=int, default=2048, metavar="N", help=_TILE_HELP)
+    add("--step", type=int, help=_STEP_HELP)
+    return _translate
+
+
+_TILE_HELP = "pixels a side above which an image goes through in tiles (default: 2048)"
+
+
+def _translate(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import translation
+
+    done = translation.translate(
+        args.workdir, args.input, args.out, weights=args.weights, direction=args.direction,
+        label=args.label, step=args.step, pairs=args.pairs, tile=args.tile,
+    )  # fmt: skip
+    print(done.told())
+
+
 def _add_evaluate(parser: argparse.ArgumentParser):  # noqa: ANN202
     """score images or a run, against real images or by the run's own metrics"""
     add = parser.add_argument
     add("--fake", required=True, metavar="PATH", help=_PATH_HELP)
     add("--real", metavar="PATH", help="real images, or .npz statistics (a run's default: its own)")
-    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or a run's own: elbo, nll"
+    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or a run's own: elbo, psnr"
     add("--metrics", metavar="A,B", help=f"of {known} (default: fid,kid; of a run, as it says)")
     _add_network(add)
     add("--num", type=int, help="images of each side at most; of a run, so many samples")
     add("--k", type=int, help="importance samples for each image, of a VAE's nll")
+    add("--direction", help="of a run that translates: a2b or b2a (default: as it says)")
     add("--seed", type=int, default=0, help="of a run's samples")
     add("--interval", action="store_true", help="a confidence interval of FID (slower)")
     add("--json", metavar="FILE", help="write the scores there too")
@@ -263,25 +287,19 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     _check_numbers(args, num=2, batch_size=1, k=1)
     _check_parent("--json", args.json)
     metrics = [name.strip().lower() for name in (args.metrics or "").split(",") if name.strip()]
-    settings = suite.Settings(protocols.find(args.protocol or "tf1"), args.interval)
-    if args.k is not None:
-        _check_k(args, metrics)
+    evaluate.check_asked(args.fake, metrics, args.k, args.direction)
     if runs.is_run(args.fake):
-        run = runs.load(args.fake)
-        section = run.config.eval
-        section.extractor = args.extractor or ("inception" if args.weights else section.extractor)
-        for name in ("weights", "protocol", "precision"):
-            section[name] = getattr(args, name) or section[name]
-        section.extractor_batch_size = args.batch_size or section.extractor_batch_size
-        if args.k is not None:
-            if not hasattr(run.method, "eval_step"):
-                raise UserError(f"--k {args.k}: the method {run.config.method!r} has no nll.")
-            section.nll_samples = args.k
-            run = dataclasses.replace(run, spec=run.method.from_config(run.config))
-        settings = suite.Settings(protocols.find(section.protocol), args.interval)
+        run = evaluate.reconfigured(
+            runs.load(args.fake), nll_samples=args.k, direction=args.direction,
+            extractor=args.extractor or ("inception" if args.weights else None),
+            extractor_batch_size=args.batch_size,
+            **{name: getattr(args, name) for name in ("weights", "protocol", "precision")},
+        )  # fmt: skip
+        settings = suite.Settings(protocols.find(run.config.eval.protocol), args.interval)
         found = evaluate.run_scores(run, metrics, args.real, args.num, args.seed, settings)
     else:
-        metrics = metrics or _usual_metrics(args)
+        settings = suite.Settings(protocols.find(args.protocol or "tf1"), args.interval)
+        metrics = metrics or evaluate.usual_metrics(args.real, args.fake)
         suite.check_names(metrics, args.real is not None)
         for path in filter(None, (args.fake, args.real)):
             sets.check_readable(path, args.num)
@@ -289,23 +307,6 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
             metrics, args.real, args.fake, _viewer(args), settings, args.num, args.seed
         )
     _show(found, args)
-
-
-def _check_k(args: argparse.Namespace, metrics: list[str]) -> None:
-    from aigc_jax import runs
-
-    if not runs.is_run(args.fake):
-        raise UserError(f"--k {args.k} is for the nll of a run, which {args.fake} is not.")
-    if metrics and "nll" not in metrics:
-        raise UserError(f"--k {args.k} is for nll: add it to --metrics, or leave out --k.")
-
-
-def _usual_metrics(args: argparse.Namespace) -> list[str]:
-    from aigc_jax.data.images import is_statistics
-
-    if args.real is None:
-        return ["is"]
-    return ["fid"] if is_statistics(args.real) or is_statistics(args.fake) else ["fid", "kid"]
 
 
 def _viewer(args: argparse.Namespace):  # noqa: ANN202

@@ -42,9 +42,14 @@ def default() -> ConfigDict:
             "method": "gan",  # aigc_jax.methods.<method>, or a dotted module name of your own
             "task": "label",  # what is in a batch: a function of aigc_jax.data.tasks
             "data": {
-                "source": "digits",  # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE
+                # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE | pairs:DIR | mnistm[:SPLIT]
+                "source": "digits",
+                "a": "",  # sources of two unpaired domains, in place of `source`
+                "b": "",
+                "swap": False,  # exchange a and b of a task with pairs
                 "data_dir": placeholder(str),  # where TFDS looks; default $AIGC_DATA_DIR/tfds
                 "split": "train",
+                "load_size": 0,  # read at this size and cropped at random; 0: not cropped
                 "flip": False,  # mirror half of the images
                 "cache_bytes": 2 << 30,  # sets that decode to less than this stay in memory
             },
@@ -68,6 +73,7 @@ def default() -> ConfigDict:
                 "weight_decay": 0.0,
                 "schedule": "constant",  # constant | cosine | linear, to 0 at num_train_steps
                 "warmup_steps": 0,
+                "hold": 0.0,  # share of the steps before a cosine or linear decay begins
             },
             "frozen": {},  # name -> workdir of networks that are used and not trained
             "on_nonfinite": "stop",  # stop | skip (keep the old state for that step)
@@ -78,6 +84,10 @@ def default() -> ConfigDict:
             "eval": {
                 "every": 0,  # steps; 0: at the end only
                 "split": "test",
+                "a": "",  # held-out images of the domains; "": data.a and data.b at `split`
+                "b": "",
+                "paired": False,  # image i of `a` and image i of `b` show one scene
+                "direction": "a2b",  # a2b | b2a: the way that is measured
                 "num_samples": 10_000,  # at most; as many real as generated
                 "batch_size": 250,
                 "nll_samples": 100,  # importance samples per image of a VAE's nll
@@ -132,6 +142,9 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.{field} is {count}: it must be at least 1.")
     _one_of(config, "eval.best_mode", ("min", "max"))
     _one_of(config, "eval.precision", ("highest", "high", "default"))
+    _one_of(config, "eval.direction", ("a2b", "b2a"))
+    _check_crop(config)
+    _check_domains(config)
     if config.eval.num_samples < 2 or config.eval.batch_size < 1:
         raise UserError("config.eval.num_samples must be at least 2, eval.batch_size at least 1.")
     fields = ("log_every", "sample_every", "checkpoint_every")
@@ -144,27 +157,73 @@ def validate(config: ConfigDict) -> None:
             )
 
 
+def _check_crop(config: ConfigDict) -> None:
+    size = config.data.load_size
+    if size and size < config.image_size:
+        raise UserError(
+            f"config.data.load_size is {size}: images are cropped from it to image_size = "
+            f"{config.image_size}, so it must be at least that (0: no cropping)."
+        )
+
+
+def _check_domains(config: ConfigDict) -> None:
+    """That sources, task and what is said about them go together."""
+    domains = {f"{part}.{x}": config[part][x] for part in ("data", "eval") for x in "ab"}
+    a, b, unpaired = config.data.a, config.data.b, config.task == "unpaired"
+    if bool(a) != bool(b):
+        given, missing = ("data.a", "data.b") if a else ("data.b", "data.a")
+        raise UserError(
+            f"config.{given} is {a or b!r} and config.{missing} is empty: give both domains, "
+            "or neither."
+        )
+    if unpaired and not a:
+        raise UserError("The task 'unpaired' needs two domains: set config.data.a and data.b.")
+    named = [field for field, source in domains.items() if source]
+    if named and not unpaired:
+        raise UserError(
+            f"config.{named[0]} is {domains[named[0]]!r}, a domain of the task 'unpaired', and "
+            f"config.task is {config.task!r}: set config.task=unpaired, or leave the domain out."
+        )
+    if config.data.swap and config.task in ("generate", "label", "unpaired"):
+        other = "exchange data.a and data.b" if unpaired else "leave it out"
+        raise UserError(f"config.data.swap: the task {config.task!r} has no pairs: {other}.")
+    for domain in "ab" if unpaired else "":
+        if _names_split(config.data[domain]) and not config.eval[domain]:
+            raise UserError(
+                f"config.data.{domain} names its split, {config.data[domain]!r}: name in "
+                f"config.eval.{domain} the images to measure on."
+            )
+
+
+def _names_split(source: str) -> bool:
+    kind, _, place = source.partition(":")
+    return (kind == "tfds" and "/" in place) or (kind == "mnistm" and bool(place))
+
+
 def resolve(config: ConfigDict, batch: Batch) -> ConfigDict:
     """The config with what it leaves to the data (`channels`, `num_classes`) read off a batch.
 
     Raises:
-      UserError: the images have another size; there are labels, of which a batch can't tell the
-        number.
+      UserError: the images (`image`, or `a` and `b`) have another size; there are labels, of
+        which a batch can't tell the number.
     """
     config = config.copy_and_resolve_references()
     if config.num_classes < 0 and "label" in batch:
         raise UserError("Set config.num_classes: a batch with labels doesn't tell how many.")
     config.num_classes = max(0, config.num_classes) if "label" in batch else 0
-    if "image" not in batch:
-        return config
-    size, channels = config.image_size, config.channels or batch["image"].shape[-1]
-    if batch["image"].shape[1:] != (size, size, channels):
-        raise UserError(
-            f"The batches hold {'x'.join(map(str, batch['image'].shape[1:]))} images, the config "
-            f"says {size}x{size}x{channels}: set config.image_size and config.channels."
-        )
-    config.channels = channels
+    for field in [field for field in ("image", "a", "b") if field in batch]:
+        shape, size = batch[field].shape[1:], config.image_size
+        config.channels = config.channels or shape[-1]
+        if shape != (size, size, config.channels):
+            raise UserError(
+                f"The batches hold {'x'.join(map(str, shape))} images{_called(field)}, the config "
+                f"says {size}x{size}x{config.channels}: set config.image_size and config.channels."
+            )
     return config
+
+
+def _called(field: str) -> str:
+    return "" if field == "image" else f" as {field!r}"
 
 
 def find(name: str) -> Path:
@@ -236,7 +295,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def of_run(workdir: str | Path) -> ConfigDict:
-    """The config of a run's workdir; fields of `eval` that came after it have their default.
+    """The config of a run's workdir; fields of `data` and `eval` newer than it have defaults.
 
     Raises:
       UserError: it is no run's workdir, or its config.json can't be read.
@@ -248,13 +307,18 @@ def of_run(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{workdir} is not a run's workdir: it holds no config.json.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
-    config.eval = ConfigDict({**default().eval, **config.eval})
+    for section in ("data", "eval"):
+        config[section] = ConfigDict({**default()[section], **config.get(section, {})})
     return config
 
 
 def differences(old: Mapping, new: Mapping) -> list[str]:
-    """`field: old -> new` for every field that differs, except those free to change."""
+    """`field: old -> new` for every field that differs, except those free to change.
+
+    A field that `old` hasn't, as it came later, has had its default all along.
+    """
     old, new = _flat(old), _flat(new)
+    old |= {k: v for k, v in _flat(default().to_dict()).items() if k in new and k not in old}
     scheduled = new.get("optimizer.schedule", "constant") != "constant"
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"

@@ -1,37 +1,29 @@
 """Evaluation of runs and of images: a method's own metrics, and samples through a network."""
 
+import dataclasses
 import functools
-import hashlib
 import inspect
-import json
 import logging
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aigc_jax import __version__, networks, parallel, runs, scores, suite
+from aigc_jax import config as configs
+from aigc_jax import methods, parallel, runs, scores, suite
 from aigc_jax.data import configured, images
-from aigc_jax.data.dataset import subset
 from aigc_jax.errors import UserError
-from aigc_jax.metrics import protocols
-from aigc_jax.sampling import Sampler, class_labels, in_turn
-from aigc_jax.scoring import Seen, Viewer
-from aigc_jax.sets import Filled, see
-from aigc_jax.types import Batch, to_uint8
-
-
-class Evaluation(NamedTuple):
-    """Records by metric, and how they were made."""
-
-    scores: dict[str, suite.Score]
-    provenance: dict[str, Any]
+from aigc_jax.sample_scores import SampleScores, name_of, provenance, some
+from aigc_jax.scores import Evaluation
+from aigc_jax.scoring import Viewer
+from aigc_jax.sets import see
+from aigc_jax.translation import check_direction, has_directions
+from aigc_jax.types import Batch
 
 
 class Evaluator:
@@ -80,9 +72,10 @@ class Evaluator:
         if not metrics and hasattr(method, "sample"):
             named = configured_metrics(config)
         if named:
-            self._samples = _Samples(
-                config, Sampler(method, spec, layout), named, real, num, settings, cache
+            self._samples = SampleScores(
+                config, method, spec, layout, named, real, num, settings, cache, bool(metrics)
             )
+        self._way = {"direction": config.eval.direction} if has_directions(method) else {}
 
     def __call__(self, state: Any, rng: Any) -> Evaluation:
         """All scores of a state that lies as the layout places it.
@@ -96,7 +89,7 @@ class Evaluator:
         if self._samples:
             more, provenance = self._samples(state, rng)
             found |= more
-        return Evaluation({name: found[name] for name in self._asked or found}, provenance)
+        return Evaluation(scores.beside_baselines(found, self._asked), provenance | self._way)
 
 
 def configured_metrics(config: ConfigDict) -> list[str]:
@@ -178,12 +171,11 @@ class _Own:
         self._check_names(state, held, rng)
         n = min(self._num or len(held), len(held))
         batches = tqdm(
-            _some(held, n), desc="test images", unit="batch", leave=False, delay=2, disable=None
+            some(held, n), desc="test images", unit="batch", leave=False, delay=2, disable=None
         )
         found = own_metrics(self._step, state, batches, rng, self._layout, self._scores)
-        found = {name: found[name] for name in self._names or found}
-        name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
-        return Evaluation(found, {"real": name, "n_real": n})
+        found = scores.beside_baselines(found, self._names)
+        return Evaluation(found, {"real": name_of(held, n), "n_real": n})
 
     def _check_names(self, state: Any, held: configured.HeldOut, rng: Any) -> None:
         """UserError, before anything is computed, for names that the method doesn't know."""
@@ -196,119 +188,37 @@ class _Own:
             suite.check([name], list(known))
 
 
-class _Samples:
-    """The scores of a run's samples beside real images."""
+def check_asked(
+    fake: str, metrics: Sequence[str], k: int | None = None, direction: str | None = None
+) -> None:
+    """UserError where what only some runs have is asked of something else.
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        sampler: Sampler,
-        metrics: Sequence[str],
-        real: str | None,
-        num: int | None,
-        settings: suite.Settings | None,
-        cache: Path | None,
-    ) -> None:
-        section = config.eval
-        self._config, self._sampler, self._metrics = config, sampler, metrics
-        self._real, self._num, self._cache = real, num, cache
-        self._settings = settings or suite.Settings(protocols.find(section.protocol))
-        network = networks.load(
-            section.extractor or "inception",
-            section.weights,
-            self._settings.protocol,
-            section.precision,
-        )
-        self._viewer = Viewer(
-            network, self._settings.protocol, sampler.layout, section.extractor_batch_size
-        )
-
-    def __call__(self, state: Any, rng: Any) -> Evaluation:
-        real = self._reference
-        batches, n = self._to_fill
-        sample = functools.partial(self._sampler, state, rng)
-        size = (self._config.image_size,) * 2
-        channels = self._viewer.extractor.channels
-        fake = self._viewer.see(Filled("samples", n, size, channels, batches, sample))
-        found = suite.score(self._metrics, real, fake, self._settings)
-        return Evaluation(found, _provenance(self._viewer, real, fake))
-
-    @functools.cached_property
-    def _held_out(self) -> configured.HeldOut | None:
-        """The real images as the run's own pipeline reads them; None where `real` is a path."""
-        if self._real and not self._real.startswith(("tfds:", "digits")):
-            return None
-        return configured.held_out(self._config, self._real)
-
-    @functools.cached_property
-    def _to_fill(self) -> tuple[Callable[[], Iterator[Batch]], int]:
-        """What samples are made of, the labels of the real images where there are any; how many."""
-        most = self._config.eval.num_samples if self._num is None else self._num
-        if self._needs_real and self._held_out is not None:
-            held = self._held_out
-            if self._num is None or most <= len(held):
-                return functools.partial(_some, held, most), min(most, len(held))
-        labels = class_labels(self._config, most)
-        return functools.partial(in_turn, most, labels, self._config.eval.batch_size), most
-
-    @property
-    def _needs_real(self) -> bool:
-        return any(suite.METRICS[name].of_real for name in self._metrics)
-
-    @functools.cached_property
-    def _reference(self) -> Seen | None:
-        if not self._needs_real:
-            return None
-        held = self._held_out
-        if held is None:
-            seen = see(self._real, self._viewer, self._num)
-            suite.check_sides(self._metrics, seen)
-            return seen
-        n = min(self._to_fill[1], len(held))
-        name = held.name if n == len(held) else f"{held.name}, {n} of {len(held)}"
-        real = Filled(
-            name, n, held.data.shape[:2], self._viewer.extractor.channels,
-            functools.partial(_some, held, n), lambda batch: np.asarray(to_uint8(batch["image"])),
-        )  # fmt: skip
-        return self._cached(real)
-
-    def _cached(self, real: Filled) -> Seen:
-        # Of several processes, all have to see or none.
-        if self._cache is None or jax.process_count() > 1:
-            return self._viewer.see(real)
-        path = self._cache / self._key(real)
-        if path.with_suffix(".npz").exists():
-            try:
-                return Seen.load(path, real.name)
-            except (OSError, ValueError, zipfile.BadZipFile):  # it is made again
-                logging.warning("%s can't be read.", path.with_suffix(".npz"))
-        seen = self._viewer.see(real)
-        try:
-            seen.save(path)
-        except (OSError, UserError) as error:
-            logging.warning("%s is not kept: %s", path, error)
-        return seen
-
-    def _key(self, real: Filled) -> str:
-        """Of the images themselves, so that what changed on the disk is seen anew."""
-        made = json.dumps([self._viewer.provenance, real.name], sort_keys=True)
-        digest = hashlib.sha256(made.encode())
-        for pixels, _ in real.batches(0):
-            digest.update(np.ascontiguousarray(pixels))
-        return digest.hexdigest()[:16]
+    Args:
+      fake: what is measured, maybe a run.
+      k: importance samples of an nll.
+      direction: of a run that translates.
+    """
+    if not runs.is_run(fake):
+        if k is not None:
+            raise UserError(f"--k {k} is for the nll of a run, which {fake} is not.")
+        if direction is not None:
+            raise UserError(f"--direction {direction} is for a run, which {fake} is not.")
+        return
+    name = configs.of_run(fake).method
+    method = methods.load(name)
+    if direction is not None:
+        check_direction(method, direction)
+    if k is not None and metrics and "nll" not in metrics:
+        raise UserError(f"--k {k} is for nll: add it to --metrics, or leave out --k.")
+    if k is not None and not hasattr(method, "eval_step"):
+        raise UserError(f"--k {k}: the method {name!r} has no nll.")
 
 
-def _some(held: Any, num: int) -> Iterator[Batch]:
-    """Held-out batches in which `num` examples, drawn alike each time, are valid."""
-    taken = np.zeros(len(held), np.float32)
-    taken[subset(len(held), num)] = 1
-    start = 0
-    for batch in held:
-        rows = taken[start : start + len(batch["valid"])]
-        valid = batch["valid"] * np.pad(rows, (0, len(batch["valid"]) - len(rows)))
-        start += len(rows)
-        if valid.any():
-            yield {**batch, "valid": valid}
+def reconfigured(run: runs.Run, **fields: Any) -> runs.Run:
+    """The run with fields of its config's `eval` section set, those that aren't None."""
+    config = run.config.copy_and_resolve_references()
+    config.eval.update({name: value for name, value in fields.items() if value is not None})
+    return dataclasses.replace(run, config=config, spec=run.method.from_config(config))
 
 
 def run_scores(
@@ -355,6 +265,13 @@ def record(
     return Evaluation(found.scores, told)
 
 
+def usual_metrics(real: str | None, fake: str) -> list[str]:
+    """What images are measured by unless it is said: what their sides can tell."""
+    if real is None:
+        return ["is"]
+    return ["fid"] if images.is_statistics(real) or images.is_statistics(fake) else ["fid", "kid"]
+
+
 def image_scores(
     metrics: Sequence[str],
     real: str | None,
@@ -374,12 +291,5 @@ def image_scores(
     reference = None if real is None else see(real, viewer, num, seed)
     suite.check_sides(metrics, reference, seen)
     seen = seen or see(fake, viewer, num, seed)
-    provenance = _provenance(viewer, reference, seen) | {"seed": seed}
-    return Evaluation(suite.score(metrics, reference, seen, settings), provenance)
-
-
-def _provenance(viewer: Viewer, real: Seen | None, fake: Seen) -> dict[str, Any]:
-    sides = {"fake": fake.name, "n_fake": fake.n}
-    if real is not None:
-        sides |= {"real": real.name, "n_real": real.n}
-    return {**viewer.provenance, **sides, "version": __version__}
+    told = provenance(viewer, reference, seen) | {"seed": seed}
+    return Evaluation(suite.score(metrics, reference, seen, settings), told)

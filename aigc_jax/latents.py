@@ -28,6 +28,7 @@ _LACKS = {
     "encode": "can't encode images",
     "decode": "can't decode latents",
     "latents": "has no latents to walk between",
+    "translate": "doesn't translate images",
 }
 
 
@@ -140,12 +141,12 @@ def reconstruct(
         raise UserError(f"--input {source}: {len(files)} image files, and none can be read.")
     run = runs.load(workdir, step)
     coder = Coder(run, min(_BATCH_SIZE, len(files)))
-    quality, targets, found = _Quality(config.image_size), _targets(files), {}
+    quality, places, found = _Quality(config.image_size), targets(files), {}
     for kept, images in itertools.chain([first], stacks):
         batch = _batch(kept, images)
         decoded = coder.decode(coder.encode(batch), batch)
         for file, pair in zip(kept, np.concatenate([images, decoded], 2), strict=True):
-            save_png(pair, Path(out) / targets[file])
+            save_png(pair, Path(out) / places[file])
         found |= zip([file.name for file in kept], quality(images, decoded), strict=True)
     made = {"run": f"{workdir} step {run.step}", "input": source, "skipped": reader.skipped}
     scores = _summary(found, quality.border) | {"provenance": made | {"version": __version__}}
@@ -237,12 +238,21 @@ def check_method(name: str, *needed: str) -> None:
     """UserError, naming the methods that can, where one lacks any of the functions needed."""
     method = methods.load(name)
     missing = next((function for function in needed if not hasattr(method, function)), None)
+    if missing and hasattr(method, "translate"):
+        raise UserError(f"The method {name!r} {_LACKS[missing]}: aigc translate translates them.")
     if missing:
         files = pkgutil.iter_modules(methods.__path__)
         known = [file.name for file in files if not file.name.startswith("_")]
         able = [k for k in known if all(hasattr(methods.load(k), f) for f in needed)]
         which = " or ".join(filter(None, (", ".join(able[:-1]), able[-1])))
         raise UserError(f"The method {name!r} {_LACKS[missing]}: take a run of {which}.")
+
+
+def targets(files: Sequence[Picture]) -> dict[Picture, str]:
+    """Where each one's PNG goes; two of one stem keep their endings: a.jpg.png, a.bmp.png."""
+    places = {file: Path(file.name).with_suffix(".png").as_posix() for file in files}
+    counts = Counter(places.values())
+    return {f: place if counts[place] == 1 else f"{f.name}.png" for f, place in places.items()}
 
 
 def _find(source: str, workdir: str | Path, config: ConfigDict, label: int | None) -> list[Picture]:
@@ -261,13 +271,6 @@ def _batch(files: Sequence[Picture], images: np.ndarray) -> dict[str, np.ndarray
     if files[0].label is not None:
         batch["label"] = np.array([file.label for file in files], np.int32)
     return batch
-
-
-def _targets(files: Sequence[Picture]) -> dict[Picture, str]:
-    """Where each one's PNG goes; two of one stem keep their endings: a.jpg.png, a.bmp.png."""
-    targets = {file: Path(file.name).with_suffix(".png").as_posix() for file in files}
-    counts = Counter(targets.values())
-    return {f: target if counts[target] == 1 else f"{f.name}.png" for f, target in targets.items()}
 
 
 class _Quality:

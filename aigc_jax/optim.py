@@ -16,20 +16,25 @@ _OPTIMIZERS = ("adabelief", "adam", "adamw", "lion", "rmsprop", "sgd")
 
 
 def schedule(config: ConfigDict, num_steps: int) -> optax.Schedule | float:
-    """The learning rate by step: warm-up from 0, then `config.schedule` down to 0 at the end."""
+    """The learning rate by step: warm-up from 0, then `config.schedule` down to 0 at the end.
+
+    The first `config.hold`, a share of the steps, keep the full rate.
+    """
     if config.schedule not in _SCHEDULES:
         name = config.schedule
         raise UserError(f"Unknown schedule {name!r}.{did_you_mean(name, _SCHEDULES)}")
     if config.schedule == "constant" and not config.warmup_steps:
         return config.lr
-    steps = max(1, num_steps - config.warmup_steps)
+    held = max(config.warmup_steps, round(config.get("hold", 0.0) * num_steps))
+    steps = max(1, num_steps - held)
     main = {
         "constant": optax.constant_schedule(config.lr),
         "cosine": optax.cosine_decay_schedule(config.lr, steps),
         "linear": optax.linear_schedule(config.lr, 0.0, steps),
     }[config.schedule]
     warmup = optax.linear_schedule(0.0, config.lr, config.warmup_steps)
-    return optax.join_schedules([warmup, main], [config.warmup_steps])
+    whole = optax.constant_schedule(config.lr)
+    return optax.join_schedules([warmup, whole, main], [config.warmup_steps, held])
 
 
 def optimizer(config: ConfigDict, num_steps: int, **overrides: Any) -> optax.GradientTransformation:
@@ -55,6 +60,16 @@ def update(tx: optax.GradientTransformation, grads: Any, opt: Any, params: Any) 
     """One optimizer step: (new parameters, new optimizer state)."""
     updates, opt = tx.update(grads, opt, params)
     return optax.apply_updates(params, updates), opt
+
+
+def averaged(
+    average: Any, new: Any, step: Array, batch_size: int, half_life: float, ramp: float
+) -> Any:
+    """`ema` after a step of so many images, `step` of them having gone before; without one None."""
+    if average is None:
+        return None
+    seen = step.astype(jnp.float32) * batch_size
+    return ema(average, new, seen, batch_size, half_life, ramp)
 
 
 def ema(average: Any, new: Any, seen: Array, batch_size: int, half_life: float, ramp: float) -> Any:

@@ -46,6 +46,14 @@ def all_examples(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
 
 
+def own_examples(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The inverse of `all_examples`: this device's part of the global batch."""
+    if axis_name is None:
+        return x
+    n = len(x) // axis_size(axis_name)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * n, n)
+
+
 def example_keys(rng: jax.Array, n: int, axis_name: str | None) -> jax.Array:
     """One key per example of this device's batch, by the example's global position: (n,) keys.
 

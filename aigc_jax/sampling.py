@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,8 +37,7 @@ class Sampler:
     ) -> None:
         self.layout = layout or parallel.layout("jit", jax.local_devices())
         check_knobs(method, knobs)
-        sample = functools.partial(method.sample, spec, **knobs)
-        self._compiled = self.layout.replicated(lambda *args: to_uint8(sample(*args)))
+        self._sample = to_numpy(functools.partial(method.sample, spec, **knobs), self.layout)
 
     def __call__(self, state: Any, rng: Any, batch: Batch) -> np.ndarray:
         """(B, H, W, C) uint8, an image for each example of a batch of numpy arrays.
@@ -46,9 +45,29 @@ class Sampler:
         `state` lies as the layout places it. B may be any number: it is rounded up to one for each
         device, and the images of the surplus are dropped.
         """
-        whole = parallel.padded(batch, len(self.layout.devices))
-        images = self._compiled(state, rng, self.layout.place_whole(whole))
-        return np.asarray(images)[: len(batch["index"])]
+        return self._sample(state, rng, batch)
+
+
+def to_numpy(
+    function: Callable[[Any, Any, Batch], jax.Array], layout: parallel.Layout
+) -> Callable[[Any, Any, Batch], np.ndarray]:
+    """A compiled `function(state, rng, batch) -> images` of numpy batches, see `Sampler`."""
+    compiled = layout.replicated(lambda *args: to_uint8(function(*args)))
+
+    def images(state: Any, rng: Any, batch: Batch) -> np.ndarray:
+        whole = parallel.padded(batch, len(layout.devices))
+        made = compiled(state, rng, layout.place_whole(whole))
+        return np.asarray(made)[: len(batch["index"])]
+
+    return images
+
+
+def check_draws(method: ModuleType, knobs: Iterable[str] = ()) -> None:
+    """As `check_knobs`; and UserError if its `sample` needs images, which it translates."""
+    name = method.__name__.rpartition(".")[2]
+    if hasattr(method, "translate"):
+        raise UserError(f"The method {name!r} draws no images, it translates them: aigc translate.")
+    check_knobs(method, knobs)
 
 
 def check_knobs(method: ModuleType, knobs: Iterable[str] = ()) -> None:
@@ -62,6 +81,16 @@ def check_knobs(method: ModuleType, knobs: Iterable[str] = ()) -> None:
         if knob not in known:
             has = f"it has {', '.join(f'--{k}' for k in known)}" if known else "it has none"
             raise UserError(f"--{knob}: the method {name!r} has no such knob for sampling, {has}.")
+
+
+def check_values(knobs: Mapping[str, float]) -> None:
+    """UserError for a knob's value that means nothing."""
+    for name, value in knobs.items():
+        least, enough = "above", value > 0
+        if name in ("top_k", "guidance"):  # of which 0 is none
+            least, enough = "at least", value >= 0
+        if not (enough and value < math.inf):
+            raise UserError(f"--{name} {value}: it must be {least} 0, and finite.")
 
 
 def in_turn(n: int, labels: np.ndarray | None, batch_size: int) -> Iterator[Batch]:
@@ -95,8 +124,9 @@ def generate(
       (n, H, W, C) uint8, and (n,) int32 labels or None.
 
     Raises:
-      UserError: a label that the run doesn't know, or a knob its method doesn't have.
+      UserError: see `check_draws`; a label that the run doesn't know.
     """
+    check_draws(run.method, knobs)
     labels = class_labels(run.config, n, label)
     sampler = Sampler(run.method, run.spec, **knobs)
     state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)

@@ -7,30 +7,54 @@ protocol, precision, real images and number of images on both sides.
 import datetime
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aigc_jax.errors import UserError
 
 SCORES = "scores.jsonl"
 _OF_SAMPLES = ("is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy")
-_OF_PAIRS = ("psnr", "ssim", "elbo", "active_units", "perplexity", "codebook_use")
+_OF_PAIRS = ("psnr", "ssim", "within_5", "elbo", "active_units", "perplexity", "codebook_use")
 HIGHER_IS_BETTER = frozenset(_OF_SAMPLES + _OF_PAIRS)
 _BEST_IS_ONE = frozenset(["sharpness"])
 _VALUES = {
     "prdc": ("precision", "recall", "density", "coverage"),
     "pr": ("precision", "recall"),
 }
+# What costs nothing, and is measured beside translations: "copied_fid" is that of the sources.
+BASELINES = ("copied", "constant")
 # What may differ between two comparable numbers.
 _INCIDENTAL = frozenset(["seed", "fake", "weights", "official", "version"])
+
+
+class Evaluation(NamedTuple):
+    """Records by metric, and how they were made."""
+
+    scores: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+
+
+def plain(name: str) -> str:
+    """A score's name without its baseline's: "fid" of "copied_fid"."""
+    first, _, rest = name.partition("_")
+    return rest if first in BASELINES else name
+
+
+def beside_baselines(
+    scores: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ()
+) -> dict[str, Mapping[str, Any]]:
+    """The scores of these names, (): all, each after those of the baselines."""
+    names = names or [x for x in scores if plain(x) == x or plain(x) not in scores]
+    every = [full for x in names for full in (*(f"{first}_{x}" for first in BASELINES), x)]
+    return {name: scores[name] for name in every if name in scores}
 
 
 def flat(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """{"fid": {"value": 3.2, ...}, "prdc": {...}} -> {"fid": 3.2, "prdc_precision": ..., ...}."""
     found = {}
     for metric, score in scores.items():
-        for key in _VALUES.get(metric, ("value",)):
+        for key in _VALUES.get(plain(metric), ("value",)):
             if key in score:
                 found[metric if key == "value" else f"{metric}_{key}"] = float(score[key])
     return found
@@ -40,7 +64,7 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each number, with what is known of its spread."""
     lines = []
     for name, value in flat(scores).items():
-        score = scores.get(name) or scores[name.partition("_")[0]]
+        score = scores.get(name) or scores[name.rpartition("_")[0]]
         spread = ""
         if "interval" in score:
             spread = "  95% [{:.5g}, {:.5g}]".format(*score["interval"])
@@ -149,7 +173,7 @@ def _row(workdir: str, records: list[dict], names: list[str]) -> list[str]:
 
 
 def _badness(column: str, value: float) -> float:
-    metric = column.partition(" (")[0]
+    metric = plain(column.partition(" (")[0])
     if metric in _BEST_IS_ONE:
         return abs(value - 1)
     higher = metric in HIGHER_IS_BETTER or metric.rpartition("_")[2] in HIGHER_IS_BETTER

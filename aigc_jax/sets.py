@@ -14,7 +14,7 @@ from aigc_jax import runs
 from aigc_jax.data import images, pixels
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import statistics
-from aigc_jax.sampling import Sampler, class_labels, in_turn
+from aigc_jax.sampling import Sampler, check_draws, class_labels, in_turn
 from aigc_jax.scoring import Seen, Viewer
 from aigc_jax.types import Batch
 
@@ -65,6 +65,7 @@ def see(path: str, viewer: Viewer, num: int | None = None, seed: int = 0) -> See
 
 
 def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int) -> Seen:
+    check_draws(run.method)
     n = num or run.config.eval.num_samples
     sampler = Sampler(run.method, run.spec)
     state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import functools
 import itertools
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aigc_jax import config as configs
-from aigc_jax import evaluate, methods, networks, parallel, runs, scores
+from aigc_jax import evaluate, judge, methods, parallel, runs, scores
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
@@ -70,8 +69,9 @@ def run(
         config.frozen[name] = str(Path(path).absolute()) if path else path
     evaluate.configured_metrics(config)
     protocols.find(config.eval.protocol)
+    name, its_config = config.eval.extractor, None
     if from_source:
-        config, prepare = _with_judge(config, workdir, bool(class_names))
+        config, its_config = judge.find(config, workdir, bool(class_names))
     try:
         spec = method.from_config(config, axis_name=layout.axis_name)
     except AttributeError as error:  # ConfigDict's, with a suggestion
@@ -90,43 +90,20 @@ def run(
     def evaluator() -> evaluate.Evaluator | None:
         if not from_source:
             return None
-        prepare()
+        if its_config is not None:
+            _train_judge(its_config, Path(config.eval.extractor), name)
         return evaluate.Evaluator(config, method, spec, layout, cache=workdir / "reference")
 
     return loop.run(rest, evaluator)
 
 
-def _with_judge(
-    config: ConfigDict, workdir: Path, labelled: bool
-) -> tuple[ConfigDict, Callable[[], None]]:
-    """The config with `eval.extractor` a workdir, and what trains the judge there if need be.
-
-    The judge of an unconditional run reads its source with the labels; without any there is none.
-    """
-    name = config.eval.extractor
-    if not name or networks.is_one(name):
-        return config, lambda: None
-    config, judge, beside = (
-        config.copy_and_resolve_references(),
-        configs.load(name),
-        workdir / "judge",
-    )
-    for field in ("data", "task", "image_size", "channels", "num_classes", "parallel"):
-        judge[field] = config[field]
-    if not config.num_classes and labelled and config.task in ("generate", "label"):
-        judge.task, judge.num_classes = "label", -1
-    config.eval.extractor = str(beside) if judge.num_classes else ""
-    devices = jax.device_count()
-    judge.batch_size = math.ceil(judge.batch_size / devices) * devices
-
-    def prepare() -> None:
-        if not judge.num_classes or (beside / "checkpoints" / str(judge.num_train_steps)).is_dir():
-            return
-        tqdm.write(f"First the judge of the samples, {name}, in {beside}.")
-        if int(run(judge, beside).step) < judge.num_train_steps:
-            raise SystemExit(0)  # it was told to stop, and so are we
-
-    return config, prepare
+def _train_judge(config: ConfigDict, workdir: Path, name: str) -> None:
+    """Unless it is there already."""
+    if (workdir / "checkpoints" / str(config.num_train_steps)).is_dir():
+        return
+    tqdm.write(f"First the judge of the samples, {name}, in {workdir}.")
+    if int(run(config, workdir).step) < config.num_train_steps:
+        raise SystemExit(0)  # it was told to stop, and so are we
 
 
 def _as_stream(batches: Iterable[Batch] | Stream) -> Stream:
@@ -141,7 +118,9 @@ def farewell(workdir: str | Path) -> str:
     pictures = sorted(Path(workdir).glob("samples/*.png"))
     look = [str(path) for path in (*pictures[-1:], Path(workdir) / "losses.png")]
     method, following = methods.load(configs.of_run(workdir).method), ""
-    if hasattr(method, "sample"):
+    if hasattr(method, "translate"):
+        following = f" Next: aigc translate --workdir {workdir} --input FOLDER --out translated"
+    elif hasattr(method, "sample"):
         following = f" Next: aigc sample --workdir {workdir} --out samples.png"
     elif hasattr(method, "encode"):
         following = f" Next: aigc reconstruct --workdir {workdir} --input FOLDER --out pairs"

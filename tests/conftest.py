@@ -16,6 +16,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Each compiled program maps memory, and Linux lets a process have 65,530 maps in all."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory):
     """Programs are compiled once for all launches in this process, and in those it starts."""

@@ -205,7 +205,7 @@ def test_evaluate_a_classifier_by_its_own_metrics(judge_run, capsys):
 
 
 VERBS = ["", "train", "sample", "reconstruct", "interpolate", "evaluate", "stats", "compare"]
-VERBS += ["selfcheck"]
+VERBS += ["selfcheck", "translate"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -220,7 +220,8 @@ def test_help(verb, capsys):
         "sample": ["--label", "--n", "--seed", "--out", "--truncation", "--top_k", "--guidance"],
         "reconstruct": ["--workdir", "--input", "--out", "--label", "--step"],
         "interpolate": ["--workdir", "--out", "--rows", "--columns", "--label", "--input"],
-        "evaluate": ["--fake", "--real", "--extractor", "--protocol", "--weights", "--k"],
+        "translate": ["--workdir", "--weights", "--input", "--out", "--direction", "--pairs"],
+        "evaluate": ["--fake", "--real", "--extractor", "--protocol", "--weights", "--direction"],
         "stats": ["--out", "--protocol"],
         "compare": ["WORKDIR"],
         "selfcheck": ["--weights", "--cifar10"],

@@ -64,7 +64,12 @@ def test_docstring_has_the_command(path):
 def test_has_the_shared_fields(path):
     config = configs.load(str(path))
     assert not [name for name in SHARED if not has(config, name)]
-    networks = [("model",), ("generator", "discriminator"), ("encoder", "decoder")]
+    networks = [
+        ("model",),
+        ("generator", "discriminator"),
+        ("generator", "adversary.discriminator"),
+        ("encoder", "decoder"),
+    ]
     assert any(all(has(config, f"{name}.name") for name in names) for names in networks)
     configs.validate(config)
 

@@ -16,6 +16,7 @@ from aigc_jax.layers.conv import (
     UpsampleConv,
     conv,
     conv_transpose,
+    reflect_pad,
     upsample_conv,
 )
 
@@ -239,6 +240,34 @@ def test_conv_transpose_equals_torch(name):
     assert_near(both(y, w), from_torch(tx, ty, tw))
 
 
+# kernel, stride, padding, output padding
+PADDED = [(3, 2, 1, 1), (4, 2, 1, 1), (5, 3, 2, 2), (3, 2, 0, 1)]
+
+
+@pytest.mark.parametrize(("k", "stride", "padding", "extra"), PADDED)
+def test_output_padding_equals_torchs(k, stride, padding, extra):
+    functional = pytest.importorskip("torch.nn.functional")
+    y, w = random(0, 3, 5, 4, 12), random(1, k, k, 10, 12)
+    ty, tw = torch_image(y), torch_kernel(w)
+    tx = functional.conv_transpose2d(ty, tw, stride=stride, padding=padding, output_padding=extra)
+    ct = random(2, *tx.permute(0, 2, 3, 1).shape)
+    tx.backward(torch_image(ct))
+    both = value_and_vjp(lambda *a: conv_transpose(*a, stride, padding, extra), ct)
+    assert_near(both(y, w), from_torch(tx, ty, tw))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 7), 3), ((4, 4), 1), ((2, 9), 1)])
+def test_reflect_pad_equals_torchs(shape, size):
+    functional = pytest.importorskip("torch.nn.functional")
+    x = random(0, 2, *shape, 3)
+    tx = torch_image(x)
+    ty = functional.pad(tx, [size] * 4, "reflect")
+    ct = random(1, *ty.permute(0, 2, 3, 1).shape)
+    ty.backward(torch_image(ct))
+    y, (dx,) = value_and_vjp(functools.partial(reflect_pad, size=size), ct)(x)
+    assert_near((y, dx), (from_torch(ty, tx, tx)[0], from_torch(ty, tx, tx)[1][0]))
+
+
 @pytest.mark.parametrize("side", [(4, 4), (5, 3)])
 def test_upsample_conv(side):
     x, w = random(0, 2, *side, 12), random(1, 3, 3, 12, 7)
@@ -380,6 +409,11 @@ def test_initial_scale_of_the_transpose():
             lambda: conv_transpose(jnp.zeros((1, 1, 1, 4)), jnp.zeros((2, 2, 3, 4)), 1, 1),
             "smaller padding",
         ),
+        (
+            lambda: conv_transpose(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 3, 4)), 2, 1, 2),
+            "output_padding 2 must be below the stride 2",
+        ),
+        (lambda: reflect_pad(jnp.zeros((1, 3, 8, 4)), 3), "border of 3 mirrored pixels"),
         (lambda: upsample_conv(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 3, 8))), r"\(3, 3, 4"),
         (lambda: upsample_conv(jnp.zeros((1, 8, 8, 4)), jnp.zeros((4, 4, 4, 8))), r"\(3, 3, 4"),
         (

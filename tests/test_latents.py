@@ -220,7 +220,7 @@ def test_images_of_another_size_are_read_as_in_training(vae_run, tmp_path, capsy
     capsys.readouterr()
     aigc("reconstruct", f"--workdir={vae_run}", f"--input={tmp_path / 'in'}",
          f"--out={tmp_path / 'out'}")  # fmt: skip
-    assert "resized, as in training: 2 of 3" in capsys.readouterr().out
+    assert "as in training: 2 of 3 images" in capsys.readouterr().out
     read = sources.load(f"folder:{tmp_path / 'in'}", image_size=16, channels=1).images
     for i in range(3):
         np.testing.assert_array_equal(picture(tmp_path / "out" / f"{i}.png")[:, :16], read[i])

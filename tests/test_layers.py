@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 FLOORS = [
-    {"types", "errors", "runtime"},
+    {"types", "errors", "runtime", "tiles"},
     {"parallel", "config", "plugins", "torch_weights"},
     {"losses"},
     {"layers"},
@@ -22,7 +22,8 @@ FLOORS = [
     {"checkpoint"},
     {"writers", "runs", "history", "scores"},
     {"networks", "sampling", "scoring"},
-    {"suite", "sets", "latents"},
+    {"suite", "sets", "latents", "translation"},
+    {"sample_scores", "judge"},
     {"evaluate", "selfcheck"},
     {"train"},
     {"cli"},

@@ -10,6 +10,7 @@ import pytest
 from aigc_jax import parallel
 from aigc_jax.errors import UserError
 from aigc_jax.models.patchgan import Discriminator
+from aigc_jax.models.torch_translators import from_torch
 
 RNG = jax.random.key(0)
 
@@ -42,15 +43,19 @@ def shapes(model, size, channels):
 @pytest.mark.parametrize(
     ("norm", "channels", "count"), [("instance", 3, 2_764_737), ("batch", 6, 2_768_705)]
 )
-def test_published_sizes(norm, channels, count):
-    assert shapes(Discriminator(norm=norm), 256, channels) == (count, (1, 30, 30))
+@pytest.mark.parametrize("antialias", [False, True])
+def test_published_sizes(norm, channels, count, antialias):
+    model = Discriminator(norm=norm, antialias=antialias)
+    assert shapes(model, 256, channels) == (count, (1, 30, 30))
 
 
 @pytest.mark.parametrize(
     ("size", "num_layers", "side"), [(32, 2, 6), (32, 3, 2), (28, 2, 5), (37, 1, 16), (24, 3, 1)]
 )
-def test_logits_of_other_images(size, num_layers, side):
-    assert shapes(Discriminator(num_layers=num_layers), size, 1)[1] == (1, side, side)
+@pytest.mark.parametrize("antialias", [False, True])
+def test_logits_of_other_images(size, num_layers, side, antialias):
+    model = Discriminator(num_layers=num_layers, antialias=antialias)
+    assert shapes(model, size, 1)[1] == (1, side, side)
 
 
 def torch_twin(norm, channels, width, num_layers):
@@ -130,6 +135,34 @@ def test_outputs_and_gradients_equal_torchs(norm, size, num_layers):
     np.testing.assert_allclose(logits, expected[:, 0].detach().numpy(), 1e-4, 1e-5 * scale)
     expected = tx.grad.numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(gradient, expected, 1e-3, 1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("size", [(32, 48), (37, 45)])
+def test_antialiased_outputs_and_gradients_equal_torchs(size):
+    """CUT's: convolutions of stride 1, then every second pixel of a binomial filter's result."""
+    twins = pytest.importorskip("torch_twins")
+    twin = twins.spread(twins.PatchGAN(3, width=4, layers=2, blur=True))
+    model, variables = from_torch(twins.arrays(twin))
+    assert model == Discriminator(width=4, num_layers=2, norm="instance", antialias=True)
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype(np.float32)
+    tx = twins.nchw(x).requires_grad_()
+    expected = twin(tx)
+    ct = np.random.default_rng(1).normal(size=expected[:, 0].shape).astype(np.float32)
+    (expected[:, 0] * twins.torch.tensor(ct)).sum().backward()
+
+    @jax.jit
+    def both(variables, x):
+        logits, pullback = jax.vjp(functools.partial(model.apply, train=True), variables, x)
+        return logits, pullback(ct)
+
+    logits, (by_weight, by_image) = both(variables, x)
+    np.testing.assert_allclose(logits, expected[:, 0].detach().numpy(), 1e-4, 1e-4)
+    wanted = twins.nhwc(tx.grad)
+    np.testing.assert_allclose(by_image, wanted, 1e-4, 1e-4 * np.abs(wanted).max())
+    gradients = twins.arrays(twin) | {n: p.grad.numpy() for n, p in twin.named_parameters()}
+    for name, layer in from_torch(gradients)[1]["params"].items():
+        wanted, kernel = layer["kernel"], by_weight["params"][name]["kernel"]
+        np.testing.assert_allclose(kernel, wanted, 1e-4, 1e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(("num_layers", "field"), [(1, 16), (2, 34), (3, 70)])

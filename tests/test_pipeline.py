@@ -258,6 +258,110 @@ def test_each_example_has_a_seed_of_its_own():
     assert_same(take(2, stream(data, task, start=5)), take(7, stream(data, task))[5:])
 
 
+# --- crops, and two domains ---
+
+
+def levels(images):
+    return np.round((images + 1) * 127.5).astype(int)
+
+
+def test_crops_are_uniform_and_independent_of_flips():
+    """32 outcomes, each of 1,000 expected: chi-square of 31 degrees, 61 at one in a thousand."""
+    image = np.arange(100, dtype=np.uint8).reshape(1, 10, 10, 1)
+    batches = take(64, stream(in_memory(image), tasks.generate, 500, crop=7, flip=True))
+    found = levels(joined(batches, "image"))[..., 0]
+    flipped = found[:, 0, 0] > found[:, 0, 1]
+    found[flipped] = found[flipped][:, :, ::-1]
+    y, x = np.divmod(found[:, 0, 0], 10)
+    blocks = np.lib.stride_tricks.sliding_window_view(image[0, ..., 0], (7, 7))
+    np.testing.assert_array_equal(found, blocks[y, x])
+    counts = np.bincount(y * 8 + x * 2 + flipped, minlength=32)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 61
+    for number in (y, x, flipped):
+        for lag in (1, 2, 500):
+            assert abs(np.corrcoef(number[lag:], number[:-lag])[0, 1]) < 0.025
+
+
+def test_pairs_are_cropped_and_flipped_as_one():
+    left = pictures(20, size=12)
+    data = in_memory(np.concatenate([left, 255 - left], axis=-1))
+    batches = take(10, stream(data, tasks.pairs, crop=8, flip=True))
+    a, b = levels(joined(batches, "a")), levels(joined(batches, "b"))
+    np.testing.assert_array_equal(a + b, 255)
+    places = {(i, y, x, f): left[i, y : y + 8, x : x + 8][:, :: 1 - 2 * f].tobytes()
+              for i in range(20) for y in range(5) for x in range(5) for f in (0, 1)}  # fmt: skip
+    assert {image.astype(np.uint8).tobytes() for image in a} <= set(places.values())
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_two_domains_resume_and_divide(dataset, second):
+    small = in_memory(pictures(7, seed=1)[..., :1])
+    a, b = (small, dataset) if second else (dataset, small)
+
+    def run(**kwargs):
+        return stream(a, tasks.unpaired, other=b, crop=6, flip=True, **kwargs)
+
+    whole = take(14, run())
+    assert {k: v.shape for k, v in whole[0].items() if k != "label"} == {
+        "a": (8, 6, 6, 3), "b": (8, 6, 6, 3), "index": (8,)
+    }  # fmt: skip
+    assert ("label" in whole[0]) == (not second)  # it is a's
+    for start in (1, 6, 9):
+        assert_same(whole[start:], take(14 - start, run(start=start)))
+    parts = [take(14, run(process_index=i, process_count=2)) for i in range(2)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], np.concatenate([s[key] for s in shares]))
+
+
+def test_two_domains_have_orders_of_their_own(dataset):
+    numbers = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1).repeat(8, 1).repeat(8, 2)
+    batches = take(35, stream(dataset, tasks.unpaired, 10, other=in_memory(numbers)))
+    a = which(joined(batches, "a")).reshape(7, COUNT)
+    b = levels(joined(batches, "b"))[:, 0, 0, 0].reshape(50, 7)
+    np.testing.assert_array_equal(np.sort(a, axis=1), np.tile(np.arange(COUNT), (7, 1)))
+    np.testing.assert_array_equal(np.sort(b, axis=1), np.tile(np.arange(7), (50, 1)))
+    assert len({tuple(epoch) for epoch in b}) > 40
+    np.testing.assert_array_equal(
+        joined(take(35, stream(dataset, tasks.generate, 10)), "image"), joined(batches, "a")
+    )
+
+
+def test_equal_domains_are_not_paired():
+    numbers = np.arange(20_000, dtype=np.uint32).view(np.uint8).reshape(20_000, 2, 2, 1)
+    data = in_memory(numbers)
+
+    def rows(field, seed):
+        batches = take(10, stream(data, tasks.unpaired, 2000, seed, other=data))
+        pixels = levels(joined(batches, field)).astype(np.uint8).reshape(-1, 4)
+        return pixels.view(np.uint32).ravel().astype(np.int64)
+
+    orders = [rows(field, seed) for field in "ab" for seed in (3, 4)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(20_000))
+    assert np.abs(np.corrcoef(orders) - np.eye(4)).max() < 0.04  # standard error 0.007
+    assert all((orders[i] == orders[j]).mean() < 0.001 for i in range(4) for j in range(i))
+
+
+def test_domains_of_one_image():
+    one, three = in_memory(pictures(1, seed=1)), in_memory(pictures(3))
+    for a, b in ((one, three), (three, one), (one, one)):
+        batches = take(5, stream(a, tasks.unpaired, 4, other=b, crop=6, flip=True))
+        assert joined(batches, "b").shape == joined(batches, "a").shape == (20, 6, 6, 3)
+        ended = stream(a, tasks.unpaired, 1, other=b, repeat=False)
+        assert len(list(ended)) == max(a.num_examples, b.num_examples)
+
+
+def test_eval_keeps_what_belongs_together(dataset):
+    twin = in_memory(255 - pictures(COUNT))
+    if dataset.read is not None:  # the files lie by class
+        twin = in_memory((255 - pictures(COUNT)).reshape(5, 10, 8, 8, 3).swapaxes(0, 1).reshape(
+            COUNT, 8, 8, 3))  # fmt: skip
+    batches = list(pipeline.eval_batches(dataset, tasks.unpaired, batch_size=16, other=twin))
+    np.testing.assert_array_equal(levels(joined(batches, "a")) + levels(joined(batches, "b")), 255)
+    assert joined(batches, "valid").sum() == COUNT
+
+
 # --- tasks and errors ---
 
 
@@ -289,6 +393,8 @@ def test_sizes_that_do_not_fit():
         stream(data, tasks.generate, batch_size=9, process_count=2)
     with pytest.raises(UserError, match="batch_size 16 is more than the 9 examples"):
         stream(data, tasks.generate, batch_size=16, repeat=False)
+    with pytest.raises(UserError, match="'unpaired' needs two domains"):
+        stream(data, tasks.unpaired)
     assert len(take(2, stream(data, tasks.generate, batch_size=16))) == 2
 
 

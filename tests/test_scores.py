@@ -133,6 +133,34 @@ def test_numbers_of_other_sample_counts_and_units_have_columns_of_their_own(tmp_
     assert row["sharpness best (step)"] == "1.2 (2)"  # the nearest to 1
 
 
+def test_baselines_are_read_like_what_they_stand_beside(tmp_path):
+    (tmp_path / "a").mkdir()
+    for step, value in ((1, 0.2), (2, 0.4), (3, 0.3)):
+        names = ("label_accuracy", "within_5", "psnr", "l1", "fid")
+        found = {f"{first}{name}": {"value": value} for first in ("copied_", "") for name in names}
+        found["copied_prdc"] = {"precision": value, "recall": value, "k": 5}
+        scores.append(tmp_path / "a", step, 64, found, {"real": "tfds:mnist/test"})
+    (row,) = cells(scores.compare([tmp_path / "a"]).splitlines()[2:])
+    for first in ("copied_", ""):
+        for name in ("label_accuracy", "within_5", "psnr"):
+            assert row[f"{first}{name} best (step)"] == "0.4 (2)"
+        for name in ("l1", "fid"):
+            assert row[f"{first}{name} best (step)"] == "0.2 (1)"
+    assert row["copied_prdc_recall best (step)"] == "0.4 (2)"
+    assert "copied_prdc_precision 0.3" in scores.table(found)
+
+
+def test_baselines_stand_first():
+    """Each before its own; names that stand alone stay, and those not asked for don't."""
+    names = ["fid", "constant_l1", "l1", "cycle_l1", "constant_fid", "copied_fid", "constant_x"]
+    found = {name: {"value": i} for i, name in enumerate(names)}
+    wanted = ["copied_fid", "constant_fid", "fid", "constant_l1", "l1", "cycle_l1", "constant_x"]
+    assert list(scores.beside_baselines(found)) == wanted
+    assert scores.beside_baselines(found)["l1"] == {"value": 2}
+    asked = scores.beside_baselines(found, ["l1", "fid"])
+    assert list(asked) == ["constant_l1", "l1", "copied_fid", "constant_fid", "fid"]
+
+
 def test_a_table_tells_units_and_sample_counts():
     found = {
         "elbo": {"value": -90.5, "unit": "nats"},

@@ -1,7 +1,9 @@
 """The data that a config describes: its source, its training stream, its held-out images."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -10,14 +12,18 @@ from aigc_jax.data import pipeline, sources, tasks
 from aigc_jax.errors import UserError
 from aigc_jax.types import Batch
 
+_WITH_SPLITS = ("tfds:", "digits", "mnistm")
 
-def dataset(config: ConfigDict, split: str, source: str | None = None) -> sources.Dataset:
+
+def dataset(
+    config: ConfigDict, split: str, source: str | None = None, image_size: int = 0
+) -> sources.Dataset:
     """A split of `config.data.source` (or of `source`), at the config's size and channels."""
     return sources.load(
         source or config.data.source,
         split=split,
         data_dir=config.data.data_dir,
-        image_size=config.image_size,
+        image_size=image_size or config.image_size,
         channels=config.channels or None,
         cache_bytes=config.data.cache_bytes,
     )
@@ -38,6 +44,8 @@ class Stream:
 def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
     """The config with `channels` and `num_classes` as the source has them, and its batches.
 
+    Of two domains the labels are those of `data.a`, and `channels` is 3 if either is in colour.
+
     Returns:
       the resolved config, and the stream of this process's slices of `d_steps * batch_size`
       examples.
@@ -45,10 +53,10 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
     Raises:
       UserError: labels out of range, or any of the source's own errors.
     """
-    task = tasks.find(config.task)
-    data = dataset(config, config.data.split)
+    task = _task(config)
+    data, other = _training_sets(config)
     config = config.copy_and_resolve_references()
-    config.channels = data.channels
+    config.channels = max(_channels(data), other.channels if other else 0)
     labelled = config.task != "generate"  # a user's own task may pass labels on
     if config.num_classes < 0:
         config.num_classes = data.num_classes if labelled else 0
@@ -62,15 +70,56 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
         return pipeline.batches(
             data,
             task,
+            other=other,
             batch_size=config.batch_size * config.d_steps,
             seed=config.seed,
             start=step,
+            crop=config.image_size if config.data.load_size else None,
             flip=config.data.flip,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
     return config, Stream(batches, data.class_names)
+
+
+def _training_sets(config: ConfigDict) -> tuple[sources.Dataset, sources.Dataset | None]:
+    """The source, or the two domains."""
+    split, size = config.data.split, config.data.load_size
+    if config.task != "unpaired":
+        return dataset(config, split, image_size=size), None
+    with _naming("data.a"):
+        a = dataset(config, split, config.data.a, size)
+    with _naming("data.b"):
+        return a, dataset(config, split, config.data.b, size)
+
+
+@contextlib.contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """A source's own error names the field of the config too."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config.{field}: {error}") from None
+
+
+def _channels(data: sources.Dataset) -> int:
+    """Of one image; a pair holds two."""
+    return data.channels // 2 if data.channels in (2, 6) else data.channels
+
+
+def _task(config: ConfigDict) -> tasks.Task:
+    task = tasks.find(config.task)
+    if not config.data.swap:
+        return task
+
+    def swapped(example: Mapping[str, Any]) -> tasks.Fields:
+        fields = task(example)
+        if not {"a", "b"} <= fields.keys():
+            raise UserError(f"config.data.swap: the task {config.task!r} has no pairs")
+        return {**fields, "a": fields["b"], "b": fields["a"]}
+
+    return swapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +129,14 @@ class HeldOut:
     data: sources.Dataset
     task: tasks.Task
     batch_size: int
+    other: sources.Dataset | None = None  # image i of it goes with image i of `data`
+    domain: str = ""  # of `data`'s two, the one that the batches hold
+    real: "HeldOut | None" = None  # of the target domain
 
     def __iter__(self) -> Iterator[Batch]:
-        return pipeline.eval_batches(self.data, self.task, batch_size=self.batch_size)
+        return pipeline.eval_batches(
+            self.data, self.task, batch_size=self.batch_size, other=self.other
+        )
 
     def __len__(self) -> int:
         return self.data.num_examples
@@ -90,15 +144,107 @@ class HeldOut:
     @property
     def name(self) -> str:
         """Of the source, its split and the size at which it is read."""
-        return f"{self.data.name} at {'x'.join(map(str, self.data.shape))}"
+        name = f"{self.data.name} with {self.other.name}" if self.other else self.data.name
+        name = f"{name} ({self.domain})" if self.domain else name
+        size, channels = self.data.image_size, _channels(self.data)
+        return f"{name} at {size}x{size}x{channels}"
+
+    @property
+    def targets(self) -> "HeldOut":
+        """The real images that samples are compared with, as `image`.
+
+        In translation those of the target domain, with a length of their own; else this itself.
+        """
+        return self.real or self
 
 
 def held_out(config: ConfigDict, source: str | None = None) -> HeldOut:
     """The images of `config.eval.split`; every process reads all of them.
 
+    In translation a batch holds the domain that `eval.direction` starts from, as `a` or `b`, with
+    its labels if it has any; and the other one too where the truth is known: in the tasks with
+    pairs, and with `eval.paired`.
+
     Args:
-      source: read this instead; a folder or npz file of its own is read whole.
+      source: read this instead; a folder or npz file of its own is read whole. In translation it
+        takes the place of the target domain's real images alone.
+
+    Raises:
+      UserError: any of the sources' own errors; `eval.paired` with domains of two lengths.
     """
-    whole = source is not None and not source.startswith(("tfds:", "digits"))
-    data = dataset(config, "all" if whole else config.eval.split, source)
-    return HeldOut(data, tasks.find(config.task), config.eval.batch_size)
+    if config.task in ("generate", "label"):
+        return HeldOut(_measured(config, source), tasks.find(config.task), config.eval.batch_size)
+    return (_unpaired if config.task == "unpaired" else _paired)(config, source)
+
+
+def _measured(config: ConfigDict, source: str | None = None) -> sources.Dataset:
+    """The config's source at `eval.split`, or another, whole where it is without splits."""
+    whole = source is not None and not source.startswith(_WITH_SPLITS)
+    return dataset(config, "all" if whole else config.eval.split, source)
+
+
+def _paired(config: ConfigDict, source: str | None) -> HeldOut:
+    target, own = config.eval.direction[-1], "." in config.task
+    task, size = _task(config), config.eval.batch_size
+    data = _measured(config, source if own else None)  # a user's task makes of it what it does
+    if source and not own:
+        real = HeldOut(_measured(config, source), _images, size)
+    else:
+        real = HeldOut(data, _only(task, target), size, domain="" if own else target)
+    return HeldOut(data, task, size, real=real)
+
+
+def _unpaired(config: ConfigDict, source: str | None) -> HeldOut:
+    origin, target = config.eval.direction.split("2")
+    data, size, truth = _domain(config, origin), config.eval.batch_size, None
+    if config.eval.paired:
+        truth = _domain(config, target)
+        _check_lengths(data, truth)
+    real = _measured(config, source) if source else truth or _domain(config, target)
+    task = _renamed(origin, target)
+    return HeldOut(data, task, size, truth, real=HeldOut(real, _images, size))
+
+
+def _domain(config: ConfigDict, name: str) -> sources.Dataset:
+    """Held-out images of a domain."""
+    if config.eval[name]:
+        with _naming(f"eval.{name}"):
+            return _measured(config, config.eval[name])
+    with _naming(f"data.{name}"):
+        return dataset(config, config.eval.split, config.data[name])
+
+
+def _check_lengths(data: sources.Dataset, truth: sources.Dataset) -> None:
+    if data.num_examples != truth.num_examples:
+        raise UserError(
+            f"config.eval.paired: {data.name} holds {data.num_examples} images and {truth.name} "
+            f"{truth.num_examples}, so they are no pairs: name others in config.eval.a and eval.b"
+        )
+
+
+def _images(example: Mapping[str, Any]) -> tasks.Fields:
+    return {**tasks.generate(example), **_labels(example)}
+
+
+def _only(task: tasks.Task, field: str) -> tasks.Task:
+    """One domain of a task, as `image`; what has no such domain is left as it is."""
+
+    def only(example: Mapping[str, Any]) -> tasks.Fields:
+        fields = task(example)
+        return {"image": fields[field], **_labels(fields)} if field in fields else fields
+
+    return only
+
+
+def _renamed(origin: str, target: str) -> tasks.Task:
+    """An image as the field `origin`, and what it becomes as `target` where that is known."""
+
+    def renamed(example: Mapping[str, Any]) -> tasks.Fields:
+        truth = {target: example["other"]} if "other" in example else {}
+        return {origin: example["image"], **truth, **_labels(example)}
+
+    return renamed
+
+
+def _labels(fields: Mapping[str, Any]) -> tasks.Fields:
+    return {"label": fields["label"]} if "label" in fields else {}

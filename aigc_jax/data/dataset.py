@@ -34,7 +34,7 @@ class Dataset:
     name: str  # resolved: "tfds:mnist/train"
     num_examples: int
     image_size: int
-    channels: int  # 1 or 3
+    channels: int  # 1 or 3; of pairs 2 or 6, the left half's and then the right half's
     class_names: tuple[str, ...] = ()  # () without labels
     images: np.ndarray | None = None  # (N, S, S, C) uint8
     labels: np.ndarray | None = None  # (N,) int32; None for a stream, which brings its own
@@ -83,6 +83,12 @@ def square(image: Image.Image, size: int) -> Image.Image:
     # Cropped first: with `resize(box=...)` the filter would reach beyond the square.
     image = image.crop((left, top, left + side, top + side))
     return image if side == size else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """`square` of an array (H, W, C) uint8."""
+    mode = image[..., 0] if image.shape[-1] == 1 else image
+    return np.asarray(square(Image.fromarray(mode), size)).reshape(size, size, -1)
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Folders of images: `folder:DIR`, with class subfolders where there are any."""
 
 import concurrent.futures
+import functools
 import logging
 import os
 import threading
@@ -31,19 +32,12 @@ def find_folder(path: str) -> Path | None:
 
 def read_folder(request: Request) -> Dataset:
     """Every image below the folder, sorted by path; unreadable files are named and left out."""
-    folder = find_folder(request.place)
-    if folder is None:
-        raise UserError(f"no folder {request.place!r} in {Path.cwd()} or $AIGC_DATA_DIR/images")
+    folder = existing(request.place)
     root, halves = _split_root(folder, request)
-    paths = image_files(root)
-    if not paths:
-        raise UserError(f"no images in {str(root)!r}: looked for {', '.join(sorted(EXTENSIONS))}")
-    files = _Files(f"folder:{request.place}", paths, request.image_size)
-    files.check()
+    files = Files(f"folder:{request.place}", root)
+    files.check(mode)
     channels = request.channels or (1 if files.grey else 3)
-    images = None
-    if request.fits(len(files.paths), channels):
-        images = files.decode_all(channels)
+    held = files.held(request, channels, functools.partial(decode, channels=channels))
     names, labels = _labels(root, halves, files.paths)
     return Dataset(
         name=f"{files.name}/{request.split}" if root != folder else files.name,
@@ -51,10 +45,17 @@ def read_folder(request: Request) -> Dataset:
         image_size=request.image_size,
         channels=channels,
         class_names=names,
-        images=images,
         labels=labels,
-        read=None if images is not None else files.reader(channels),
+        **held,
     )
+
+
+def existing(place: str) -> Path:
+    """`find_folder`, or a UserError."""
+    folder = find_folder(place)
+    if folder is None:
+        raise UserError(f"no folder {place!r} in {Path.cwd()} or $AIGC_DATA_DIR/images")
+    return folder
 
 
 def _split_root(folder: Path, request: Request) -> tuple[Path, list[Path]]:
@@ -114,10 +115,14 @@ def _class(root: Path, path: Path) -> str | None:
 
 def decode(path: Path, size: int, channels: int) -> np.ndarray:
     """One file as (S, S, C) uint8, as training reads it; raises whatever Pillow does."""
+    return np.asarray(square(picture(path, channels), size)).reshape(size, size, channels)
+
+
+def picture(path: Path, channels: int) -> Image.Image:
+    """One file, turned as its EXIF says, in mode L or RGB; raises whatever Pillow does."""
     with Image.open(path) as image:
         image = eight_bit(ImageOps.exif_transpose(image))
-        image = image.convert("L" if channels == 1 else "RGB")
-    return np.asarray(square(image, size)).reshape(size, size, channels)
+        return image.convert("L" if channels == 1 else "RGB")
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -135,7 +140,8 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return image
 
 
-def _mode(path: Path) -> str:
+def mode(path: Path) -> str:
+    """Pillow's mode of a file, from its header."""
     with Image.open(path) as image:
         return image.mode
 
@@ -149,9 +155,14 @@ class Unreadable:
         self._lock = threading.Lock()
 
     def attempt(self, function: Callable[[Any], Any], file: Any) -> Any:
-        """`function(file)`, or None where that fails, which is said once; for any thread."""
+        """`function(file)`, or None where that fails, which is said once; for any thread.
+
+        A UserError goes on: the file can be read, and is not what was asked for.
+        """
         try:
             return function(file)
+        except UserError:
+            raise
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
             with self._lock:
                 new = file not in self.files
@@ -179,48 +190,65 @@ def why(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-class _Files:
-    """The readable images among `paths`, and what was wrong with the others."""
+class Files:
+    """The readable images below a folder, and what was wrong with the others.
 
-    def __init__(self, name: str, paths: list[Path], size: int) -> None:
-        self.name, self.paths, self.size = name, paths, size
+    Raises UserError for a folder without images.
+    """
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name, self.paths = name, image_files(root)
+        if not self.paths:
+            kinds = ", ".join(sorted(EXTENSIONS))
+            raise UserError(f"no images in {str(root)!r}: looked for {kinds}")
         self.grey = False
-        self._bad = Unreadable(name, len(paths))
+        self._bad = Unreadable(name, len(self.paths))
 
-    def check(self) -> None:
+    def check(self, mode: Callable[[Path], str]) -> None:
         """Leave out what has no image's header, and see whether all the rest is grey."""
-        modes = self._each(_mode)
+        modes = self._each(mode)
         self.grey = all(mode in _GREY for mode in modes if mode)
         self._keep(modes)
 
-    def decode_all(self, channels: int) -> np.ndarray:
-        """All images, (N, S, S, C) uint8."""
-        images = np.empty((len(self.paths), self.size, self.size, channels), np.uint8)
+    def held(
+        self, request: Request, channels: int, decode: Callable[[Path, int], np.ndarray]
+    ) -> dict[str, Any]:
+        """`Dataset.images` where they fit, else `Dataset.read`, by `decode(path, size)`."""
+        size = request.image_size
+
+        def one(path: Path) -> np.ndarray:
+            return decode(path, size)
+
+        if request.fits(len(self.paths), channels):
+            return {"images": self._all(one, (size, size, channels))}
+        return {"read": self._reader(one)}
+
+    def _all(self, one: Callable[[Path], np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+        images = np.empty((len(self.paths), *shape), np.uint8)
         row = {path: number for number, path in enumerate(self.paths)}
 
         def fill(path: Path) -> bool:
-            images[row[path]] = decode(path, self.size, channels)
+            images[row[path]] = one(path)
             return True
 
         done = self._each(fill)
         self._keep(done)
         return images if all(done) else images[[ok is not None for ok in done]]
 
-    def reader(self, channels: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """`Dataset.read`: a file that turns out to be unreadable gives way to the next one."""
+    def _reader(
+        self, one: Callable[[Path], np.ndarray]
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """A file that turns out to be unreadable gives way to the next one."""
         pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
-        def read_one(path: Path) -> np.ndarray:
-            return decode(path, self.size, channels)
-
-        def one(row: int) -> tuple[np.ndarray, int]:
-            while (image := self._bad.attempt(read_one, self.paths[row])) is None:
+        def readable(row: int) -> tuple[np.ndarray, int]:
+            while (image := self._bad.attempt(one, self.paths[row])) is None:
                 self._bad.refuse_many()
                 row = (row + 1) % len(self.paths)
             return image, row
 
         def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            images, used = zip(*pool.map(one, rows), strict=True)
+            images, used = zip(*pool.map(readable, rows), strict=True)
             return np.stack(images), np.array(used, np.int64)
 
         return read

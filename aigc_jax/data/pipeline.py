@@ -5,12 +5,14 @@ Example number t of the stream (t = step * batch_size + place in the global batc
 Sources too large for memory and stored as records have no random access; they are shuffled file
 by file and through a buffer, seeded by (seed, epoch), and starting in the middle of an epoch
 reads past the records before it, undecoded: at most one pass over the files.
+
+Two unpaired domains are two such streams side by side, each with numbers of its own.
 """
 
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,9 @@ def batches(
     *,
     batch_size: int,
     seed: int,
+    other: Dataset | None = None,
     start: int = 0,
+    crop: int | None = None,
     flip: bool = False,
     shuffle: bool = True,
     repeat: bool = True,
@@ -40,21 +44,29 @@ def batches(
     """This process's share of every global batch from step `start` on, as read-only numpy.
 
     `batch_size` counts the examples of all processes. The batches of all processes, concatenated
-    in order, are those of a single one; `start=k` equals skipping k batches, bit for bit. `flip`
-    mirrors each image left to right with probability 1/2. `repeat=False` ends after the last
-    full batch of the first epoch. Raises UserError for sizes that do not fit together.
+    in order, are those of a single one; `start=k` equals skipping k batches, bit for bit.
+
+    `crop` cuts each image to (crop, crop) at a random place; `flip` mirrors it left to right with
+    probability 1/2. `repeat=False` ends after the last full batch of the first epoch.
+
+    `other` is a second domain: the task's examples have its images as `other`, in an order of
+    their own, cropped and flipped by themselves; where only one of the two is grey, its channel
+    is repeated. An epoch is one of the larger domain.
+
+    Raises UserError for sizes that do not fit together.
     """
-    full = dataset.num_examples // batch_size
+    count = max(dataset.num_examples, other.num_examples if other else 0)
+    full = count // batch_size
     if not repeat and not full:
         raise UserError(
-            f"batch_size {batch_size} is more than the {dataset.num_examples} examples of "
+            f"batch_size {batch_size} is more than the {count} examples of "
             f"{dataset.name}: lower batch_size"
         )
     plan = _Plan(
-        dataset, task, batch_size, seed, process_index, process_count,
-        start=start, stop=None if repeat else full, shuffle=shuffle, flip=flip,
+        dataset, batch_size, seed, process_index, process_count,
+        start=start, stop=None if repeat else full, shuffle=shuffle, crop=crop, flip=flip,
     )  # fmt: skip
-    return _run(plan)
+    return _run(task, plan, other)
 
 
 def eval_batches(
@@ -62,19 +74,18 @@ def eval_batches(
     task: Task,
     *,
     batch_size: int,
+    other: Dataset | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass in the order of the source, the same number of steps in every process.
 
     The last global batch is filled up with examples to be ignored: `valid` (B,) float32 is 1 for
-    an example of the source and 0 for a filler.
+    an example of the source and 0 for a filler. Image i of `other` goes with image i of the source.
     """
     steps = -(-dataset.num_examples // batch_size)
-    plan = _Plan(
-        dataset, task, batch_size, 0, process_index, process_count, stop=steps, padded=True
-    )
-    return _run(plan)
+    plan = _Plan(dataset, batch_size, 0, process_index, process_count, stop=steps, padded=True)
+    return _run(task, plan, other)
 
 
 def prefetch(batches: Iterable[Any], put: Callable[[Any], Any], size: int = 2) -> Iterator[Any]:
@@ -93,7 +104,6 @@ def prefetch(batches: Iterable[Any], put: Callable[[Any], Any], size: int = 2) -
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     dataset: Dataset
-    task: Task
     batch_size: int  # of all processes
     seed: int
     process_index: int
@@ -101,6 +111,7 @@ class _Plan:
     start: int = 0
     stop: int | None = None
     shuffle: bool = False
+    crop: int | None = None
     flip: bool = False
     padded: bool = False
 
@@ -116,10 +127,13 @@ class _Plan:
         return self.batch_size // self.process_count
 
 
-def _run(plan: _Plan) -> Iterator[dict[str, np.ndarray]]:
+def _run(task: Task, plan: _Plan, other: Dataset | None) -> Iterator[dict[str, np.ndarray]]:
     tf = tensorflow()
-    examples = _streamed(tf, plan) if plan.dataset.stream else _indexed(tf, plan)
-    finish = _plain(tf, lambda t, example: _fields(tf, plan, t, example))
+    plans = [plan]
+    if other is not None:
+        plans.append(dataclasses.replace(plan, dataset=other, seed=_other_seed(plan.seed)))
+    finish = _plain(tf, lambda *parts: _fields(tf, task, plans, parts))
+    examples = tf.data.Dataset.zip(tuple(_examples(tf, plan) for plan in plans))
     examples = examples.map(finish, num_parallel_calls=_THREADS).prefetch(2)
     options = tf.data.Options()
     options.deterministic = True
@@ -150,6 +164,11 @@ def _positions(tf: Any, plan: _Plan) -> Any:
     offset = np.arange(plan.local_size) + plan.process_index * plan.local_size
     steps = tf.data.Dataset.range(plan.start, stop)
     return steps.map(lambda step: step * plan.batch_size + offset)
+
+
+def _examples(tf: Any, plan: _Plan) -> Any:
+    """A dataset of (t, example), as the source has them."""
+    return _streamed(tf, plan) if plan.dataset.stream else _indexed(tf, plan)
 
 
 def _indexed(tf: Any, plan: _Plan) -> Any:
@@ -185,6 +204,15 @@ def _rows(tf: Any, plan: _Plan, t: Any) -> Any:
     return tf.raw_ops.RandomIndexShuffle(
         index=rows, seed=seed, max_index=_i64(tf, count - 1), rounds=12
     )
+
+
+def _other_seed(seed: int) -> int:
+    """For the numbers of a second domain, which are not those of another run, of seed + 1.
+
+    Of 31 bits, as the permutation takes no more than 32 of a seed; never the seed itself, as
+    seed * (an even number) + (an odd one) is never 0.
+    """
+    return (seed * 0x9E3779B1 + 0x85EBCA6B) % 2**31
 
 
 def _hash(tf: Any, seed: int, t: Any) -> Any:
@@ -229,20 +257,44 @@ def _check_labels(tf: Any, data: Dataset, label: Any) -> None:
     tf.debugging.Assert(inside, [line])
 
 
-def _fields(tf: Any, plan: _Plan, t: Any, example: dict[str, Any]) -> dict[str, Any]:
+def _fields(tf: Any, task: Task, plans: Sequence[_Plan], parts: Sequence[Any]) -> dict[str, Any]:
     """The task's fields, from examples with images in [-1, 1]."""
-    bits = _hash(tf, plan.seed, t)
-    image = example["image"]
-    if plan.flip:
-        heads = tf.cast(tf.bitwise.right_shift(bits, _u64(tf, 63)), tf.bool)
-        image = tf.where(heads[:, None, None, None], tf.reverse(image, axis=[2]), image)
+    (plan, *_), ((t, first), *_) = plans, parts
+    images = [_image(tf, plan, *part) for plan, part in zip(plans, parts, strict=True)]
+    channels = max(image.shape[-1] for image in images)
+    images = [_repeated(tf, image, channels) for image in images]
     example = {
-        **example,
-        "image": tf.cast(image, tf.float32) / 127.5 - 1,
+        **first,
+        **dict(zip(("image", "other"), images, strict=False)),
         "index": tf.cast(t % _INDEX_RANGE, tf.int32),
-        "seed": tf.bitcast(_hash(tf, plan.seed + 1, bits), tf.int32),
+        "seed": tf.bitcast(_hash(tf, plan.seed + 1, _hash(tf, plan.seed, t)), tf.int32),
     }
-    fields = {**plan.task(example), "index": example["index"]}
+    fields = {**task(example), "index": example["index"]}
     if plan.padded:
         fields["valid"] = tf.cast(t < plan.dataset.num_examples, tf.float32)
     return fields
+
+
+def _image(tf: Any, plan: _Plan, t: Any, example: dict[str, Any]) -> Any:
+    """(B, S, S, C) float32 in [-1, 1], cropped and flipped as position t says."""
+    bits, image = _hash(tf, plan.seed, t), example["image"]
+    if plan.crop is not None:
+        image = _cropped(tf, image, plan.crop, bits)
+    if plan.flip:
+        heads = tf.cast(tf.bitwise.right_shift(bits, _u64(tf, 63)), tf.bool)
+        image = tf.where(heads[:, None, None, None], tf.reverse(image, axis=[2]), image)
+    return tf.cast(image, tf.float32) / 127.5 - 1
+
+
+def _cropped(tf: Any, image: Any, size: int, bits: Any) -> Any:
+    """(B, L, L, C) -> (B, size, size, C), at a place by `bits` (B,) uint64."""
+    places = _u64(tf, image.shape[1] - size + 1)
+    for axis in (1, 2):
+        start, bits = tf.cast(bits % places, tf.int32), bits // places
+        image = tf.gather(image, start[:, None] + tf.range(size), axis=axis, batch_dims=1)
+    return image
+
+
+def _repeated(tf: Any, image: Any, channels: int) -> Any:
+    """A grey image in so many equal channels; others as they are."""
+    return tf.repeat(image, channels, axis=-1) if image.shape[-1] == 1 < channels else image

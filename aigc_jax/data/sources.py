@@ -4,6 +4,8 @@
     tfds:NAME[/CONFIG][/SPLIT]     a TensorFlow Datasets set, e.g. tfds:mnist/train[:1000]
     folder:DIR                     PNG, JPEG, WebP, BMP, GIF; class subfolders become labels
     npz:FILE                       uint8 images, (N, H, W, C) or (N, H, W), and maybe labels
+    pairs:DIR                      side by side images of two kinds, for the task `pairs`
+    mnistm[:SPLIT]                 MNIST's digits over photographs, made of MNIST and CIFAR-10
 
 Images are cropped to the central square and resized (bicubic, antialiased) to uint8 (S, S, C).
 """
@@ -17,8 +19,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from aigc_jax.data.dataset import Dataset, Request, progress, square, to_channels, whole
+from aigc_jax.data.dataset import (
+    Dataset,
+    Request,
+    progress,
+    resized,
+    square,
+    to_channels,
+    whole,
+)
 from aigc_jax.data.folders import find_folder, read_folder
+from aigc_jax.data.mnistm import read_mnistm
+from aigc_jax.data.pairs import read_pairs
 from aigc_jax.data.records import prepared, read_tfds
 from aigc_jax.errors import UserError, did_you_mean
 
@@ -37,9 +49,9 @@ def load(
     """The images of `source`, in memory when their `image_size` uint8 form fits `cache_bytes`.
 
     `split` is "train", "test" or "all" (a SPLIT in the source wins); `channels` is 1 or 3, None
-    for what the source has; `data_dir` is where TFDS sets lie, by default `$AIGC_DATA_DIR/tfds`
-    when it holds the set, else TFDS's own default. Raises UserError for what cannot be found,
-    read or understood.
+    for what the source has (of pairs: one half of them); `data_dir` is where TFDS sets lie, by
+    default `$AIGC_DATA_DIR/tfds` when it holds the set, else TFDS's own default. Raises UserError
+    for what cannot be found, read or understood.
     """
     if channels not in (None, 1, 3):
         raise UserError(f"channels must be 1 or 3, not {channels}")
@@ -56,7 +68,7 @@ def parse(source: str) -> tuple[str, str]:
     Raises UserError for an unknown kind and for a bare name that is no file or folder.
     """
     kind, colon, place = source.partition(":")
-    if source == "digits" or (place and kind in _READERS and kind != "digits"):
+    if source in ("digits", "mnistm") or (place and kind in _READERS and kind != "digits"):
         return kind, place
     if source and find_folder(source):
         return _guess("folder", source)
@@ -75,7 +87,7 @@ def _guess(kind: str, path: str) -> tuple[str, str]:
 def _hint(source: str) -> str:
     kind = source.partition(":")[0]
     near = difflib.get_close_matches(kind, _READERS, n=1)
-    forms = "Write digits, tfds:NAME[/SPLIT], folder:DIR or npz:FILE."
+    forms = "Write digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, pairs:DIR or mnistm[:SPLIT]."
     return (f" Did you mean {near[0]!r}?" if near else "") + f" {forms}"
 
 
@@ -132,7 +144,7 @@ def _npz(request: Request) -> Dataset:
     size = request.image_size
     images = to_channels(images, channels)
     if images.shape[1:3] != (size, size):
-        images = np.stack([_resized(image, size) for image in progress(images, request.place)])
+        images = np.stack([resized(image, size) for image in progress(images, request.place)])
     classes = 0 if labels is None else max(0, int(labels.max())) + 1
     return Dataset(
         name=f"npz:{request.place}",
@@ -143,11 +155,6 @@ def _npz(request: Request) -> Dataset:
         images=images,
         labels=labels,
     )
-
-
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    mode = image[..., 0] if image.shape[-1] == 1 else image
-    return np.asarray(square(Image.fromarray(mode), size)).reshape(size, size, -1)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -183,4 +190,11 @@ def _npz_labels(labels: np.ndarray, count: int, path: Path) -> np.ndarray:
 
 
 # A new kind is one function here: from a Request to a Dataset.
-_READERS = {"digits": _digits, "tfds": read_tfds, "folder": read_folder, "npz": _npz}
+_READERS = {
+    "digits": _digits,
+    "tfds": read_tfds,
+    "folder": read_folder,
+    "npz": _npz,
+    "pairs": read_pairs,
+    "mnistm": read_mnistm,
+}

@@ -5,12 +5,16 @@ It receives a dict of TensorFlow tensors and returns one, with any of these or f
 =========  =================  =============================================================
 ``image``  (B, S, S, C) f32   in [-1, 1]
 ``label``  (B,) int32         in [0, num_classes), where the source has labels
+``other``  (B, S, S, C) f32   from data.b, where data.a and data.b are two sources: ``image`` and
+                              ``label`` are then from data.a, and nothing relates the two
 ``index``  (B,) int32         position in the stream; the pipeline passes it on by itself
 ``seed``   (B, 2) int32       one seed per example for the task's own randomness: stateless
                               operations on it keep the stream a function of the step alone
 =========  =================  =============================================================
 
-`config.task` names a function of this file, or, with a dot, one of the user's own modules.
+C is 2 or 6 where the source holds pairs: left and right stacked on the channels, so that crop and
+flip are the same for both. `config.task` names a function of this file, or, with a dot, one of the
+user's own modules.
 """
 
 import importlib
@@ -26,7 +30,7 @@ Task = Callable[[Mapping[str, Any]], Fields]
 
 def generate(example: Mapping[str, Any]) -> Fields:
     """Images alone, for unconditional generation."""
-    return {"image": example["image"]}
+    return {"image": _single(example, "generate")}
 
 
 def label(example: Mapping[str, Any]) -> Fields:
@@ -36,7 +40,64 @@ def label(example: Mapping[str, Any]) -> Fields:
             "the task 'label' needs labels and this source has none: use the task 'generate', "
             "or a source with labels (class folders, an npz file with 'labels', a TFDS set)"
         )
-    return {"image": example["image"], "label": example["label"]}
+    return {"image": _single(example, "label"), "label": example["label"]}
+
+
+def colorize(example: Mapping[str, Any]) -> Fields:
+    """Grey to colour: `b` is the image, `a` its ITU-R 601 luma as a grey file would hold it.
+
+    `a` has three equal channels; labels are passed on.
+    """
+    image = _single(example, "colorize")
+    if image.shape[-1] != 3:
+        raise UserError(
+            "the task 'colorize' needs colour and this source is grey: name one in colour, and "
+            "leave config.channels at 0 or 3"
+        )
+    return {"a": _luma(image), "b": image, **_labels(example)}
+
+
+def pairs(example: Mapping[str, Any]) -> Fields:
+    """Two pictures of each scene, for translation with known truth: `a` is the left half."""
+    image = example["image"]
+    if image.shape[-1] % 2:
+        raise UserError(
+            "the task 'pairs' needs side by side images: name their folder, pairs:DIR, in "
+            "config.data.source"
+        )
+    half = image.shape[-1] // 2
+    return {"a": image[..., :half], "b": image[..., half:], **_labels(example)}
+
+
+def unpaired(example: Mapping[str, Any]) -> Fields:
+    """Images of two domains that don't belong together, `a` of data.a and `b` of data.b."""
+    if "other" not in example:
+        raise UserError("the task 'unpaired' needs two domains: set config.data.a and data.b")
+    return {"a": example["image"], "b": example["other"], **_labels(example)}
+
+
+def _single(example: Mapping[str, Any], task: str) -> Any:
+    image = example["image"]
+    if image.shape[-1] not in (1, 3):
+        raise UserError(
+            f"the task {task!r} needs single images and this source holds pairs: set "
+            "config.task=pairs, or name another source"
+        )
+    return image
+
+
+def _labels(example: Mapping[str, Any]) -> Fields:
+    return {"label": example["label"]} if "label" in example else {}
+
+
+def _luma(image: Any) -> Any:
+    """(..., 3) in [-1, 1] -> the same of equal channels, on the 256 levels of a grey file."""
+    from aigc_jax.data import tensorflow
+
+    tf = tensorflow()
+    luma = tf.reduce_sum(image * tf.constant([0.299, 0.587, 0.114]), axis=-1, keepdims=True)
+    levels = tf.round((luma + 1) * 127.5)
+    return tf.repeat(levels / 127.5 - 1, 3, axis=-1)
 
 
 def find(name: str) -> Task:

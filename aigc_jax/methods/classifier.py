@@ -96,10 +96,8 @@ def train_step(spec: Classifier, state: State, batch: Batch, rng: Array) -> tupl
     metrics = pmean({"loss": loss, "accuracy": accuracy}, spec.axis_name)
     metrics["grad_norm"] = optax.tree.norm(grads)
     total = len(label) * axis_size(spec.axis_name)
-    ema = state.ema
-    if spec.ema_half_life:
-        seen = state.step.astype(jnp.float32) * total
-        ema = optim.ema(ema, variables, seen, total, spec.ema_half_life, spec.ema_ramp_up)
+    rates = spec.ema_half_life, spec.ema_ramp_up
+    ema = optim.averaged(state.ema, variables, state.step, total, *rates)
     return state.replace(step=state.step + 1, variables=variables, opt=opt, ema=ema), metrics
 
 

@@ -181,10 +181,8 @@ def train_step(prior: CodePrior, state: State, batch: Batch, rng: Array) -> tupl
     metrics = pmean(metrics, prior.axis_name)
     metrics["grad_norm"] = optax.tree.norm(grads)
     total = len(codes) * axis_size(prior.axis_name)
-    ema = state.ema
-    if prior.ema_half_life:
-        seen = state.step.astype(jnp.float32) * total
-        ema = optim.ema(ema, variables, seen, total, prior.ema_half_life, prior.ema_ramp_up)
+    rates = prior.ema_half_life, prior.ema_ramp_up
+    ema = optim.averaged(state.ema, variables, state.step, total, *rates)
     return state.replace(step=state.step + 1, variables=variables, opt=opt, ema=ema), metrics
 
 

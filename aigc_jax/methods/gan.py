@@ -157,10 +157,8 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
     metrics = pmean(d_metrics | g_metrics, gan.axis_name)
     metrics["diversity"] = (variance(fakes) + 1e-4) / (variance(images) + 1e-4)
     total = len(batch["image"]) * axis_size(gan.axis_name)
-    ema = state.ema
-    if gan.ema_half_life:
-        seen = state.step.astype(jnp.float32) * total
-        ema = optim.ema(ema, g, seen, total, gan.ema_half_life, gan.ema_ramp_up)
+    rates = gan.ema_half_life, gan.ema_ramp_up
+    ema = optim.averaged(state.ema, g, state.step, total, *rates)
     return state.replace(step=state.step + 1, g=g, g_opt=g_opt, ema=ema), metrics
 
 

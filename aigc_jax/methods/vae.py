@@ -243,10 +243,8 @@ def train_step(vae: VAE, state: State, batch: Batch, rng: Array) -> tuple[State,
     means = all_examples(mean, vae.axis_name)
     metrics["active_units"] = jnp.sum(means.var(0) > ACTIVE).astype(jnp.float32)
     total = len(batch["image"]) * axis_size(vae.axis_name)
-    ema = state.ema
-    if vae.ema_half_life:
-        seen = state.step.astype(jnp.float32) * total
-        ema = optim.ema(ema, variables, seen, total, vae.ema_half_life, vae.ema_ramp_up)
+    rates = vae.ema_half_life, vae.ema_ramp_up
+    ema = optim.averaged(state.ema, variables, state.step, total, *rates)
     return state.replace(step=state.step + 1, variables=variables, opt=opt, ema=ema), metrics
 
 

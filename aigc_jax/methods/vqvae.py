@@ -293,11 +293,9 @@ def _run(module: nn.Module, variables: Any, x: Array) -> tuple[Array, Callable, 
 
 
 def _averaged(vqvae: VQVAE, state: State, variables: Any, batch_size: int) -> Any:
-    if not vqvae.ema_half_life:
-        return None
     total = batch_size * axis_size(vqvae.axis_name)
-    seen = state.step.astype(jnp.float32) * total
-    return optim.ema(state.ema, variables, seen, total, vqvae.ema_half_life, vqvae.ema_ramp_up)
+    rates = vqvae.ema_half_life, vqvae.ema_ramp_up
+    return optim.averaged(state.ema, variables, state.step, total, *rates)
 
 
 def _sharpen(

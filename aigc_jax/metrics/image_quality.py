@@ -1,4 +1,4 @@
-"""How near two images are: PSNR, SSIM and MS-SSIM, each as a metric or, negated, as a loss.
+"""How near two images are: PSNR, SSIM, MS-SSIM, L1, each as a metric or, negated, as a loss.
 
 Images are float arrays (B, H, W, C) with values in `data_range`; results are (B,), one an image, in
 float32. All are pure, and their gradients are finite everywhere.
@@ -44,6 +44,26 @@ def psnr(x: Array, y: Array, data_range: Range = (-1.0, 1.0), *, luma: bool = Fa
     error = jnp.mean((x - y) ** 2, (1, 2, 3))
     positive = jnp.where(error > 0, error, 1)
     return jnp.where(error > 0, 20 * jnp.log10(width) - 10 * jnp.log10(positive), jnp.inf)
+
+
+def l1(x: Array, y: Array, data_range: Range = (-1.0, 1.0)) -> Array:
+    """Mean absolute difference over pixels and channels, as a share of the range: 0 to 1.
+
+    x, y: (B, H, W, C) float images. Raises UserError as `psnr` does.
+    """
+    x, y, width = _prepare(x, y, data_range, luma=False)
+    return jnp.mean(jnp.abs(x - y), (1, 2, 3)) / width
+
+
+def within(x: Array, y: Array, levels: int, data_range: Range = (-1.0, 1.0)) -> Array:
+    """The share of pixels whose every channel differs by less than `levels` of 255 grey levels.
+
+    The accuracy of Fu et al. 2019 (GcGAN, section 4.2: delta 5 or 10), of images rounded to 8 bits.
+    x, y: (B, H, W, C) float images. Raises UserError as `psnr` does.
+    """
+    x, y, width = _prepare(x, y, data_range, luma=False)
+    x, y = (jnp.round(image * (255 / width)) for image in (x, y))
+    return jnp.mean(jnp.max(jnp.abs(x - y), 1) < levels, (1, 2))
 
 
 def ssim_border(side: int) -> str:

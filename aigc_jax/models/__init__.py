@@ -32,3 +32,12 @@ def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
     for key in fields.keys() - known:
         raise UserError(f"{role} {config.name!r} has no field {key!r}.{did_you_mean(key, known)}")
     return cls(**{key: value for key, value in common.items() if key in known} | fields)
+
+
+def multiple(module: nn.Module) -> int:
+    """Of which the sizes of images are multiples that a translating network takes: its file's say.
+
+    1 where its file has no `multiple(module)`.
+    """
+    say = getattr(sys.modules[type(module).__module__], "multiple", None)
+    return say(module) if say else 1

@@ -14,6 +14,7 @@ from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers.condition import concat_label
 from aigc_jax.layers.conv import Conv
 from aigc_jax.layers.norm import BatchNorm, InstanceNorm
+from aigc_jax.layers.resample import blur_down
 from aigc_jax.types import Array
 
 _NORMS = ("batch", "instance", "none")
@@ -32,6 +33,8 @@ class Discriminator(nn.Module):
       num_layers: of stride 2, at least 1.
       norm: "batch" (pix2pix, VQGAN; its convolutions have no bias), "instance" (CycleGAN) or
         "none". UserError otherwise.
+      antialias: halves by a binomial filter after each layer in the place of its stride (CUT;
+        Zhang 2019). The logits are as many.
       num_classes: 0 for unconditional; else labels join the image as constant planes.
       dtype: of the computation.
       axis_name: the pmapped axis over which batch norm takes its statistics.
@@ -40,6 +43,7 @@ class Discriminator(nn.Module):
     width: int = 64
     num_layers: int = 3
     norm: str = "batch"
+    antialias: bool = False
     num_classes: int = 0
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
@@ -58,12 +62,14 @@ class Discriminator(nn.Module):
         self._check(x)
         conv = partial(Conv, kernel_size=4, padding=1, kernel_init=_normal, dtype=self.dtype)
         x = concat_label(x.astype(self.dtype), label, self.num_classes)
-        x = nn.leaky_relu(conv(self.width, stride=2)(x), 0.2)
+        stride, halve = (1, blur_down) if self.antialias else (2, lambda x: x)
+        x = halve(nn.leaky_relu(conv(self.width, stride=stride)(x), 0.2))
         for i in range(1, self.num_layers + 1):
-            stride = 2 if i < self.num_layers else 1
+            if i == self.num_layers:
+                stride, halve = 1, lambda x: x
             width = self.width * min(1 << i, 8)
             x = conv(width, stride=stride, use_bias=self.norm != "batch")(x)
-            x = nn.leaky_relu(self._normalise(x, train, groups), 0.2)
+            x = halve(nn.leaky_relu(self._normalise(x, train, groups), 0.2))
         return conv(1)(x).astype(jnp.float32)[..., 0]
 
     def _normalise(self, x: Array, train: bool, groups: int) -> Array:

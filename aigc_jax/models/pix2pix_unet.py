@@ -49,11 +49,10 @@ class Generator(nn.Module):
     def __call__(self, x: Array, *, train: bool = False, keys: Array | None = None) -> Array:
         """x (B, H, W, C) in [-1, 1], sides multiples of 2**levels -> (B, H, W, channels), float32.
 
-        `keys`: (B,) one for each image, for dropout in training; None: no dropout.
+        `keys`: (B,) one for each image, for dropout in training; None: no dropout. UserError for
+        other sides.
         """
-        if self.norm not in _NORMS:
-            name = self.norm
-            raise UserError(f"pix2pix_unet has no norm {name!r}.{did_you_mean(name, _NORMS)}")
+        self._check(x)
         levels, x, skips = multiple(self).bit_length() - 1, x.astype(self.dtype), []
         biased = self.norm == "instance"
         for i in range(levels):
@@ -79,6 +78,17 @@ class Generator(nn.Module):
                     x = _dropout(x, self.dropout, keys, i)
                 x = jnp.concatenate([skips.pop(), x], -1)
         return jnp.tanh(x.astype(jnp.float32))
+
+    def _check(self, x: Array) -> None:
+        if self.norm not in _NORMS:
+            name = self.norm
+            raise UserError(f"pix2pix_unet has no norm {name!r}.{did_you_mean(name, _NORMS)}")
+        height, width = x.shape[1:3]
+        if height % multiple(self) or width % multiple(self):
+            raise UserError(
+                f"pix2pix_unet of {multiple(self).bit_length() - 1} levels takes sides that are "
+                f"multiples of {multiple(self)}, not {height}x{width}."
+            )
 
     def _normalise(self, x: Array, train: bool, name: str) -> Array:
         if self.norm == "instance":

@@ -70,16 +70,23 @@ class Generator(nn.Module):
         self.last = conv(self.channels, 7, padding=0)
         self.norm = InstanceNorm(use_scale=False, use_bias=False, dtype=self.dtype)
 
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array, *, train: bool = False, keys: Array | None = None) -> Array:
         """x (B, H, W, C) in [-1, 1], H and W multiples of 4 -> (B, H, W, channels), float32.
 
-        `train` changes nothing: instance norm has no running statistics.
+        UserError for other sides. `train` and `keys` change nothing: there are no running
+        statistics and no dropout.
         """
-        x = self._encode(x, self.blocks)[-1]
-        for up in self.ups:
-            x = up(blur_up(x) if self.resample == "blur" else x)
-            x = nn.relu(self.norm(x))
-        return jnp.tanh(self.last(reflect_pad(x, 3)).astype(jnp.float32))
+        if x.shape[1] % 4 or x.shape[2] % 4:
+            height, width = x.shape[1:3]
+            raise UserError(
+                f"resnet_translator takes sides that are multiples of 4, not {height}x{width}."
+            )
+        return self._decode(self._encode(x, self.blocks)[-1])
+
+    def with_features(self, x: Array) -> tuple[Array, list[Array]]:
+        """What `__call__` and `encode` return, in one pass."""
+        found = self._encode(x, self.blocks)
+        return self._decode(found[-1]), self._looked_at(found)
 
     def encode(self, x: Array) -> list[Array]:
         """What a contrastive loss looks at (Park et al. 2020, appendix C.1): (B, h, w, c) each.
@@ -87,9 +94,16 @@ class Generator(nn.Module):
         The padded image, both halving convolutions before their norm, residual blocks 1 and 5; of
         a network with fewer blocks the last.
         """
-        last = min(max(_TAPS), self.blocks - 1)
-        found = self._encode(x, last + 1)
-        return [*found[:3], *(found[3 + min(tap, last)] for tap in _TAPS)]
+        return self._looked_at(self._encode(x, min(max(_TAPS) + 1, self.blocks)))
+
+    def _looked_at(self, found: list[Array]) -> list[Array]:
+        return [*found[:3], *(found[3 + min(tap, self.blocks - 1)] for tap in _TAPS)]
+
+    def _decode(self, x: Array) -> Array:
+        for up in self.ups:
+            x = up(blur_up(x) if self.resample == "blur" else x)
+            x = nn.relu(self.norm(x))
+        return jnp.tanh(self.last(reflect_pad(x, 3)).astype(jnp.float32))
 
     def _encode(self, x: Array, blocks: int) -> list[Array]:
         """The padded image, the halving convolutions, and `blocks` residual blocks."""
