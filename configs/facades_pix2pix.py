@@ -30,6 +30,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample_every = config.checkpoint_every = 4000
     config.eval.extractor = "inception"
     config.eval.metrics = "fid"
-    if arg == "smoke":
-        config.image_size, config.data.load_size = 32, 36
     return configs.finish(config, arg)

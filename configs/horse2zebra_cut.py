@@ -37,8 +37,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample_every = config.checkpoint_every = 6670
     config.eval.extractor = "inception"
     config.eval.metrics = "fid"
-    if arg == "smoke":
-        config.image_size, config.data.load_size = 48, 54
-        config.generator.width, config.generator.blocks = 8, 2
-        config.adversary.discriminator.width = 8
     return configs.finish(config, arg)

@@ -33,11 +33,15 @@ CONVS = {
     "4x4 valid": ((7, 7), 4, 1, 0, 1, 5, 3),
     "3x3": ((6, 10), 3, 1, 1, 1, 40, 36),
     "3x3, odd": ((7, 5), 3, 1, 1, 1, 36, 40),
+    "3x3 valid": ((8, 9), 3, 1, 0, 1, 36, 40),
+    "3x3 full": ((5, 4), 3, 1, 2, 1, 36, 40),
     "3x3, narrow": ((8, 8), 3, 1, 1, 1, 12, 10),
     "3x3 to RGB": ((8, 6), 3, 1, 1, 1, 12, 3),
     "3x3 stride 2": ((8, 8), 3, 2, 1, 1, 12, 10),
     "7x7 from RGB": ((9, 9), 7, 1, 3, 1, 3, 8),
+    "7x7 from RGB, valid": ((9, 11), 7, 1, 0, 1, 3, 12),
     "7x7 to RGB": ((9, 8), 7, 1, 3, 1, 8, 3),
+    "7x7 to RGB, valid": ((11, 9), 7, 1, 0, 1, 12, 3),
     "4x4 to logits": ((9, 8), 4, 1, 1, 1, 8, 1),
     "1x1": ((6, 6), 1, 1, 0, 1, 12, 10),
     "1x1 stride 2": ((6, 6), 1, 2, 0, 1, 12, 10),
@@ -51,6 +55,7 @@ CONVS = {
 table = pytest.mark.parametrize("name", CONVS)
 # One of each form, for what holds of a form and not of a size.
 FORMS = ["4x4 stride 2", "4x4 stride 2, RGB", "3x3", "3x3 to RGB", "3x3 in 4 groups"]
+FORMS += ["3x3 valid", "3x3 stride 2", "7x7 from RGB"]
 FORMS += ["depthwise 3x3", "4x4 to one pixel"]
 forms = pytest.mark.parametrize("name", FORMS)
 
@@ -157,7 +162,9 @@ def test_no_conditional_is_left(name):
     assert " conditional(" not in both.as_text()
 
 
-@pytest.mark.parametrize("name", ["4x4 stride 2", "4x4 stride 2, RGB", "3x3", "depthwise 3x3"])
+@pytest.mark.parametrize(
+    "name", ["4x4 stride 2", "4x4 stride 2, RGB", "3x3", "3x3 valid", "depthwise 3x3"]
+)
 def test_each_platform_gets_its_form(name):
     x, w = operands(CONVS[name])
 
@@ -187,7 +194,9 @@ TRANSPOSES = [
     "4x4 to one pixel",
     "4x4 valid",
     "3x3",
+    "3x3 valid",
     "3x3 stride 2",
+    "7x7 from RGB",
     "7x7 to RGB",
     "1x1",
     "5x5 stride 2",
@@ -434,6 +443,7 @@ def test_mistakes_are_told_in_one_line(call, message):
         ((8, 8), 4, 1, 1, 1, 8, 16),
         ((8, 8), 4, 1, 1, 1, 8, 1),
         ((8, 8), 3, 2, 1, 1, 12, 10),
+        ((8, 8), 7, 1, 3, 1, 3, 10),
         ((15, 16), 5, 2, 2, 1, 6, 5),
         ((8, 8), 3, 1, 1, 4, 64, 128),
     ],

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.signal import get_window
 
 from aigc_jax.errors import UserError
-from aigc_jax.metrics.spectrum import power_spectrum, sharpness
+from aigc_jax.metrics.spectrum import checkerboard, power_spectrum, sharpness
 
 
 @functools.cache
@@ -137,3 +137,27 @@ def test_wrong_images_are_told(images, line):
 def test_spectra_of_other_sizes_are_told():
     with pytest.raises(UserError, match="Spectra of 9 and of 5 frequencies"):
         sharpness(np.ones((2, 9)), np.ones((2, 5)))
+
+
+def test_checkerboard_is_about_one_for_noise_and_photos():
+    noise = np.random.default_rng(0).normal(size=(256, 32, 32, 3)).astype(np.float32)
+    assert 0.9 < float(checkerboard(noise)) < 1.1
+    assert 0.5 < float(checkerboard(photographs())) < 2
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_checkerboard_sees_a_pattern(period):
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(64, 32, 32, 1)), (0, 3, 3, 0))
+    smooth = (smooth / smooth.std()).astype(np.float32)
+    rows = (np.arange(32) % period == 0).astype(np.float32)
+    pattern = np.outer(rows, rows).reshape(1, 32, 32, 1)
+    noisy = smooth + 0.05 * rng.normal(size=smooth.shape).astype(np.float32)
+    without, weak, strong = (float(checkerboard(noisy + a * pattern)) for a in (0, 0.1, 0.5))
+    assert 0.5 < without < 1.5
+    assert 1.3 * without < weak < strong / 1.5
+
+
+def test_checkerboard_of_small_images():
+    with pytest.raises(UserError, match="32"):
+        checkerboard(np.zeros((1, 30, 30, 1), np.float32))

@@ -20,17 +20,17 @@ from jax import lax
 
 from aigc_jax.layers._conv_forms import (
     CANONICAL,
+    FEW_CHANNELS,
     FEW_FEATURES,
-    PATCHES,
     PLAIN,
     SLICES,
+    TAP_PRODUCTS,
     TAPS,
-    WINOGRAD_3X3,
-    WINOGRAD_4X4,
     Form,
     Geometry,
     dot,
 )
+from aigc_jax.layers._winograd import PATCHES, WINOGRAD_3X3, WINOGRAD_4X4
 from aigc_jax.types import Array
 
 
@@ -40,12 +40,14 @@ def _cpu_form(g: Geometry, channels: int, features: int) -> Form:
         return TAPS if g.groups == channels == features else SLICES
     if g == Geometry(g.side, (4, 4), (2, 2), (1, 1)):
         return PATCHES if channels <= 4 else WINOGRAD_4X4
+    if g.stride != (1, 1) or max(g.padding) >= min(g.kernel):
+        return TAP_PRODUCTS if max(g.kernel) <= 3 else CANONICAL
     # With few channels, transforming the image costs more than the products that it saves.
-    if g == Geometry(g.side, (3, 3), (1, 1), (1, 1)) and min(channels, features) > 32:
+    if g.kernel == (3, 3) and min(channels, features) > 32:
         return WINOGRAD_3X3
-    if g.stride == (1, 1) and max(g.padding) < min(g.kernel) and features <= min(8, channels - 1):
+    if features <= min(8, channels - 1):
         return FEW_FEATURES
-    return CANONICAL
+    return FEW_CHANNELS if channels <= 8 and min(g.kernel) > 4 else CANONICAL
 
 
 def _choose(map_name: str, g: Geometry, a: Array, b: Array, channels: int, features: int) -> Array:
