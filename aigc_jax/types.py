@@ -9,6 +9,7 @@ field                 shape, dtype       meaning
 ``index``             (B,) int32         position in the stream; every batch has it
 ``image``             (B, H, W, C) f32   in [-1, 1]
 ``label``             (B,) int32         in [0, num_classes)
+``a``, ``b``          (B, H, W, C) f32   in [-1, 1], of the two domains of a translation
 ====================  =================  ===========================================
 """
 

@@ -122,7 +122,7 @@ def check_paired(found, truth, valid, constant, copied, made):
     assert all(np.isfinite(total) and count == valid.sum() for total, count in found.values())
 
 
-def small_config(method, **fields):
+def small_config(method, /, **fields):
     """The method's default config with tiny networks; `fields` by their path, `a__b` for a.b."""
     config = configs.default()
     config.update(method.defaults())
