@@ -1,6 +1,7 @@
-"""What sharpens reconstructions: a perceptual distance and a discriminator, as in VQGAN.
+"""What judges made images: a discriminator, and a perceptual distance, as in VQGAN and pix2pix.
 
-A method that reconstructs takes the gradient of its own loss with respect to the reconstruction,
+Methods without a truth (CycleGAN, CUT) train their generators on `generator_loss`. One that
+reconstructs takes the gradient of its own loss with respect to the reconstruction,
 lets `sharpen` add to it, and pulls the sum back through its networks, once:
 
 ```
@@ -34,7 +35,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.losses import adversarial
 from aigc_jax.losses.perceptual import perceptual_distance
 from aigc_jax.models.classifier import stages
-from aigc_jax.parallel import axis_size, pmean, psum
+from aigc_jax.parallel import axis_size, interleave, pmean, psum
 from aigc_jax.types import Array, Metrics, PyTree
 
 
@@ -133,6 +134,24 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Adversary |
     )
 
 
+def required(config: ConfigDict, axis_name: str | None, method: str) -> Adversary:
+    """`from_config` for a method that trains on `generator_loss` from its first step on.
+
+    Raises:
+      UserError: as `from_config`; no weight; a field that such a method does not heed.
+    """
+    section = config.adversary
+    if not section.weight:
+        raise UserError(f"config.adversary.weight is 0: {method} needs its discriminator.")
+    for field, off in (("adaptive", False), ("start", 0), ("perceptual_weight", 0.0)):
+        if section[field]:
+            raise UserError(
+                f"config.adversary.{field} is {section[field]}, which {method} has no use for: "
+                f"set it to {off}."
+            )
+    return from_config(config, axis_name)
+
+
 def init(
     adversary: Adversary | None, rng: Array, images: Array, condition: Array | None = None
 ) -> State | None:
@@ -209,7 +228,7 @@ def update(
 
     Returns:
       the state and the scalars `d_loss`, `d_real` and `d_fake` (mean logits), `d_accuracy` (how
-      often the real image's logit is above that of its reconstruction) and `d_grad_norm`.
+      often a real image's logit is above that of the made one beside it) and `d_grad_norm`.
     """
     if adversary.discriminator is None:
         return state, {}
@@ -301,7 +320,7 @@ def _update(
 ) -> tuple[State, Metrics]:
     # One pass over real and fake, interleaved, so that every layout of devices sees the same
     # groups; batch norm keeps their statistics apart.
-    images = jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])
+    images = interleave(real, fake)
 
     def loss_fn(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
         logits, stats = adversary.discriminator.apply(

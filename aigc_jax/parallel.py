@@ -54,6 +54,20 @@ def own_examples(x: jax.Array, axis_name: str | None) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * n, n)
 
 
+def interleave(*batches: jax.Array) -> jax.Array:
+    """Batches (B, ...) as one (n * B, ...), example by example: the first of each, the second, ...
+
+    So every layout of devices sees the same groups, and nothing moves between devices.
+    """
+    return jnp.stack(batches, 1).reshape(-1, *batches[0].shape[1:])
+
+
+def separate(x: jax.Array, n: int) -> list[jax.Array]:
+    """The inverse of `interleave`: (n * B, ...) -> n batches (B, ...)."""
+    x = x.reshape(-1, n, *x.shape[1:])
+    return [x[:, k] for k in range(n)]
+
+
 def example_keys(rng: jax.Array, n: int, axis_name: str | None) -> jax.Array:
     """One key per example of this device's batch, by the example's global position: (n,) keys.
 

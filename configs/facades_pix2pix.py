@@ -1,7 +1,8 @@
 """pix2pix's facades, labels to photos, as Isola et al. 2017 published it (section 6.2).
 
 The data: 400 images in train/, 106 in test/, photo and labels side by side; the right half is the
-source. Published FID 119.1 (the authors' PyTorch weights), 125.0 (mmagic). Not run here.
+source. Published FID 119.1 (the authors' PyTorch weights), 125.0 (mmagic), by dropout and the
+batch's statistics at test, where this takes the running ones. Not run here.
 
 ```
 aigc train --config=configs/facades_pix2pix.py --config.data.source=pairs:facades

@@ -1,7 +1,8 @@
 """CUT's horses to zebras as Park et al. 2020 published it: 9 blocks, 256 pixels, batches of 1.
 
 1,067 and 1,334 images; 400 epochs, the learning rate constant for the first half. Published FID:
-45.5 (FastCUT 73.4, CycleGAN 77.2), of the best epoch; of the last about 61 to 68. Not run here.
+45.5 (FastCUT 73.4, CycleGAN 77.2), of the best epoch; of the last about 61 to 68. There images are
+no longer cropped while the learning rate falls; here they are. Not run here.
 
 ```
 aigc train --config=configs/horse2zebra_cut.py

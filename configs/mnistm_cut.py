@@ -28,8 +28,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.paired = True  # the digit that each image was blended of
     config.image_size = 32
     config.channels = 3
+    # In the small: CycleGAN's strided layers, fewer and shorter vectors than the paper's 256.
+    config.generator.resample = "transpose"
     config.generator.width = 16
     config.generator.blocks = 4
+    config.patches = config.head_features = 64
+    config.adversary.discriminator.antialias = False
     config.adversary.discriminator.width = 32
     config.adversary.discriminator.num_layers = 2  # sees 34x34 pixels
     config.batch_size = 8

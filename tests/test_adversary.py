@@ -390,3 +390,45 @@ def test_a_perceptual_network_that_is_not_there(tmp_path):
     config.frozen.perceptual = str(tmp_path)
     with pytest.raises(UserError, match="is not a run's workdir"):
         from_config(config)
+
+
+# ---- the discriminator sees more, the weight is plain, no reconstruction ----
+
+
+def conditions(n=8):
+    return np.random.default_rng(5).uniform(-1, 1, (n, SIZE, SIZE, 2)).astype(np.float32)
+
+
+def test_a_condition_is_seen_beside_each_image():
+    """As if images of more channels were judged, of which the first are given."""
+    adversary, (real, fake, gradient) = make(adaptive=False), images()
+    given = conditions()
+    both = [np.concatenate([given, x], -1) for x in (real, fake)]
+    state = init(adversary, RNG, real, condition=given)
+    close(state.variables, init(adversary, RNG, both[0]).variables)
+    assert state.variables["params"]["Conv_0"]["kernel"].shape[2] == 5
+    step = jnp.int32(0)
+    update_, sharpen_ = (compiled(f, adversary) for f in (update, sharpen))
+    close(update_(state, real, fake, step, given), update_(state, *both, step))
+    new, metrics = sharpen_(state, {}, real, fake, gradient, step, given)
+    wider = np.concatenate([np.zeros_like(given), gradient], -1)
+    expected, more = sharpen_(state, {}, *both, wider, step)
+    close((new, metrics), (expected[..., 2:], more))
+    assert np.abs(new - gradient).max() > 1e-6
+
+
+def test_a_plain_weight_multiplies_the_adversarial_gradient():
+    adversary, (_, fake, gradient) = make(adaptive=False, weight=0.7), images()
+    state = first_state(adversary)
+    new, metrics = run_sharpen(adversary, state)
+    expected = jax.grad(lambda x: -logits_of(state, x).mean())(fake)
+    close(new - gradient, 0.7 * expected, 1e-3, 1e-7)
+    assert set(metrics) == {"g_loss"}
+
+
+def test_generator_loss_is_of_the_logits():
+    adversary, fake = make(loss=adversarial.least_squares), images()[1]
+    state = first_state(adversary)
+    found = compiled(module.generator_loss, adversary)(state, fake)
+    close(found, ((logits_of(state, fake) - 1) ** 2).mean() / 2)
+    close(found, run_sharpen(adversary, state)[1]["g_loss"])

@@ -1,5 +1,7 @@
 """Image quality against scikit-image, TensorFlow and float64 definitions written here."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from aigc_jax.errors import UserError
-from aigc_jax.metrics.image_quality import ms_ssim, psnr, ssim
+from aigc_jax.metrics.image_quality import l1, ms_ssim, psnr, ssim, ssim_border, within
 
 METRICS = [psnr, ssim, ms_ssim]
 
@@ -73,6 +75,42 @@ def test_psnr_of_a_constant_difference():
     x = jnp.zeros((2, 4, 4, 1))
     np.testing.assert_allclose(psnr(x, x + 0.2), 20, rtol=1e-5)
     assert (psnr(x, x) == jnp.inf).all()
+
+
+def test_l1_is_numpys():
+    x, y = noisy_pair()
+    truth = np.abs(x.astype(np.float64) - y).mean((1, 2, 3)) / 255
+    np.testing.assert_allclose(l1(ours(x), ours(y)), truth, rtol=1e-4)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    np.testing.assert_allclose(l1(x, y, (0, 255)), truth, rtol=1e-5)
+    assert l1(jnp.zeros((1, 2, 2, 1)) - 1, jnp.ones((1, 2, 2, 1))) == 1
+
+
+@pytest.mark.parametrize("levels", [1, 5, 10])
+def test_within_is_numpys(levels):
+    """Of Fu et al. 2019: a pixel is right if no channel is `levels` or more off."""
+    x, y = noisy_pair(noise=3)
+    off = np.abs(x.astype(np.int32) - y).max(-1)
+    truth = (off < levels).mean((1, 2))
+    assert 0 < truth.mean() < 1 and (off == levels).any()
+    np.testing.assert_allclose(within(ours(x), ours(y), levels), truth, atol=1e-6)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    np.testing.assert_allclose(within(x, y, levels, (0, 255)), truth, atol=1e-6)
+    np.testing.assert_allclose(within(x / 255, y / 255, levels, (0, 1)), truth, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [l1, functools.partial(within, levels=5)])
+def test_l1_and_within_take_float_images_of_one_shape(metric):
+    x = jnp.zeros((2, 4, 4, 3))
+    for y, line in ((x[:, :3], "one shape"), (x.astype(jnp.uint8), "must be floats")):
+        with pytest.raises(UserError, match=line):
+            metric(x, y)
+
+
+@pytest.mark.parametrize(("side", "border"), [(6, "reflect"), (10, "reflect"), (11, "valid")])
+def test_the_border_that_fits(side, border):
+    x = jnp.zeros((1, side, side, 1))
+    assert ssim_border(side) == border and ssim(x, x, border=border) == 1
 
 
 @pytest.mark.parametrize("noise", [1, 20, 200])

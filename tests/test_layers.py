@@ -17,7 +17,7 @@ FLOORS = [
     {"optim"},
     {"data"},
     {"metrics"},
-    {"adversary"},
+    {"adversary", "domains"},
     {"methods"},
     {"checkpoint"},
     {"writers", "runs", "history", "scores"},

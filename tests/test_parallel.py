@@ -159,6 +159,17 @@ def test_keys_and_gathers_follow_the_global_position():
     assert parallel.all_examples(x, None) is x
 
 
+def test_own_examples_undo_the_gathering():
+    x, axis = jnp.arange(48.0).reshape(16, 3), parallel.AXIS
+
+    def there_and_back(part):
+        return parallel.own_examples(2 * parallel.all_examples(part, axis), axis)
+
+    found = jax.pmap(there_and_back, axis_name=axis)(x.reshape(8, 2, 3))
+    np.testing.assert_array_equal(np.asarray(found).reshape(16, 3), 2 * x)
+    assert parallel.own_examples(x, None) is x
+
+
 def test_batch_that_does_not_divide():
     with pytest.raises(UserError, match=r"batch_size = 60 can't be divided over 8 devices.*56"):
         parallel.check_batch_size(60, parallel.layout())

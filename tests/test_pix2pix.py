@@ -1,4 +1,4 @@
-"""pix2pix's step against the textbook's, as a regression, with kept luma, its layouts and measures."""
+"""pix2pix's step against the textbook's, as a regression, with kept luma; layouts, measures."""
 
 import functools
 
@@ -229,9 +229,7 @@ def test_luma_is_kept_exactly():
     np.testing.assert_allclose(made @ [0.299, 0.587, 0.114], grey[..., 0], atol=1e-6)
     assert np.abs(made - grey).max() > 1e-3  # there is colour
     free = spec.generator.apply(gentle.ema, grey)
-    np.testing.assert_allclose(
-        made[..., 0] - made[..., 1], free[..., 0] - free[..., 1], atol=1e-6
-    )
+    np.testing.assert_allclose(made[..., 0] - made[..., 1], free[..., 0] - free[..., 1], atol=1e-6)
     assert np.abs(translated(spec, state, 3 * grey)).max() == 1
 
 

@@ -22,10 +22,18 @@ class Toy(nn.Module):
 
     channels: int = 3
 
-    @nn.compact
+    def setup(self):
+        self.first, self.last = Conv(4), Conv(self.channels)
+
     def __call__(self, x, *, train=False, keys=None):
-        y = nn.leaky_relu(Conv(4)(x), 0.2)
-        return jnp.tanh(x + Conv(self.channels)(y))
+        return self.with_features(x)[0]
+
+    def with_features(self, x):
+        maps = self.encode(x)
+        return jnp.tanh(x + self.last(nn.leaky_relu(maps[1], 0.2))), maps
+
+    def encode(self, x):
+        return [x, self.first(x)]
 
 
 def domains(n=4, channels=3, size=SIZE, seed=0):

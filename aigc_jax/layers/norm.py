@@ -89,7 +89,16 @@ def _normalise(
     shift = -mean * factor
     shift = shift if bias is None else shift + bias.reshape(1, -1)
     # Not (x - mean) * factor: its gradient would keep x - mean, another array of the size of x.
-    return x.astype(jnp.float32) * factor[None, :, None] + shift[None, :, None]
+    return x.astype(jnp.float32) * _spread(factor, x.shape) + _spread(shift, x.shape)
+
+
+def _spread(v: Array, shape: tuple[int, ...]) -> Array:
+    """v (G, C) -> `shape`, (N, G, P, C).
+
+    In two steps, so that its derivative sums in two: XLA on CPU is ten times as fast at those.
+    """
+    v = jnp.broadcast_to(v[None], (shape[0], *v.shape))
+    return jnp.broadcast_to(v[:, :, None], shape)
 
 
 def _moments(x: Array, axis_name: str | None) -> tuple[Array, Array]:

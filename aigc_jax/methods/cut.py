@@ -15,15 +15,17 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from aigc_jax import adversary, models, optim
+from aigc_jax import adversary, domains, models, optim
 from aigc_jax.adversary import Adversary
 from aigc_jax.errors import UserError
 from aigc_jax.losses.contrastive import patch_nce
 from aigc_jax.metrics import translation
 from aigc_jax.models import multiple as multiple_of
 from aigc_jax.models.patch_head import PatchHead, draw_places
-from aigc_jax.parallel import axis_size, pmean
+from aigc_jax.parallel import axis_size, interleave, pmean
 from aigc_jax.types import Array, Batch, Metrics
+
+DIRECTIONS = ("a2b",)
 
 
 class State(struct.PyTreeNode):
@@ -88,7 +90,7 @@ def defaults() -> ConfigDict:
     """The method's own fields of a config: CUT as published. FastCUT differs as each line says."""
     section = adversary.defaults()
     section.update(loss="least_squares", adaptive=False, b2=0.999)
-    section.discriminator.update(num_layers=3, norm="instance", antialias=True)
+    section.discriminator.update(num_layers=3, norm="instance", antialias=True, init_gain=0.0)
     # Twice, as the published code's squares lack the factor 1/2 that least_squares has.
     section.weight = 2.0
     return ConfigDict(
@@ -103,7 +105,8 @@ def defaults() -> ConfigDict:
             "nce_weight": 1.0,  # FastCUT: 10
             "identity": True,  # FastCUT: False
             "flip_equivariance": False,  # FastCUT: True
-            "patches": 256,
+            "patches": 256,  # of each map
+            "head_features": 256,  # of the vectors that are compared
         }
     )
 
@@ -112,12 +115,10 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
     """The static half that a config describes. UserError for names that don't exist."""
     if config.eval.direction != "a2b":
         raise UserError(
-            "CUT translates a to b alone: leave config.eval.direction; config.data.swap exchanges "
-            "the two."
+            "CUT translates a to b alone: leave config.eval.direction, and exchange config.data.a "
+            "and data.b."
         )
-    judge = adversary.from_config(config, axis_name)
-    if judge is None or judge.discriminator is None:
-        raise UserError("config.adversary.weight is 0: CUT needs its discriminator.")
+    judge = adversary.required(config, axis_name, "CUT")
     dtype = jnp.dtype(config.dtype)
     generator = models.build(
         config.generator,
@@ -134,7 +135,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
         )
     return CUT(
         generator=generator,
-        head=PatchHead(dtype=dtype),
+        head=PatchHead(config.head_features, dtype=dtype),
         g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
         head_tx=optim.optimizer(config.optimizer, config.num_train_steps),
         adversary=judge,
@@ -151,9 +152,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
 def init_state(cut: CUT, rng: Array, batch: Batch, frozen: Any = None) -> State:
     """The state before the first step; `batch` gives the shapes of `a` and `b` (B, H, W, C)."""
     g_rng, head_rng, d_rng = jax.random.split(rng, 3)
-    a, b = batch["a"][:1], batch["b"][:1]
-    if a.shape != b.shape:
-        raise UserError(f"The domains' images differ in shape: a {a.shape[1:]}, b {b.shape[1:]}.")
+    a, b = domains.first(batch, "CUT")
     g = cut.generator.init(g_rng, a, train=False)
     maps = cut.generator.apply(g, a, method="encode")
     head = cut.head.init(head_rng, maps, draw_places(head_rng, maps, cut.patches))
@@ -188,11 +187,11 @@ def train_step(cut: CUT, state: State, batch: Batch, rng: Array) -> tuple[State,
     sources = [_mirror(a, mirrored)] + [_mirror(b, mirrored)] * cut.identity
 
     def forward(g: Any) -> tuple[Array, list[Array]]:
-        return cut.generator.apply(g, _interleaved(sources), method="with_features")
+        return cut.generator.apply(g, interleave(*sources), method="with_features")
 
     made, pullback, keys = jax.vjp(forward, state.g, has_aux=True)
     if cut.flip:  # keys are of the images as they are, queries are mirrored back
-        images = _interleaved([a, *[b] * cut.identity])
+        images = interleave(a, *[b] * cut.identity)
         keys = cut.generator.apply(state.g, images, method="encode")
     fake = made[:: len(sources)]
     judge, theirs = adversary.update(
@@ -248,7 +247,7 @@ def translate(cut: CUT, state: State, images: Array, direction: str = "a2b") -> 
       the same shape, float32 in [-1, 1].
     """
     if direction != "a2b":
-        raise UserError(f"CUT translates a to b alone, not {direction!r}: config.data.swap.")
+        raise UserError(f"CUT translates a to b alone, not {direction!r}.")
     return cut.generator.apply(weights(state), images, train=False)
 
 
@@ -269,11 +268,8 @@ def baselines(cut: CUT, state: State, batch: Batch) -> dict[str, Array]:
 
 def eval_step(cut: CUT, state: State, batch: Batch, rng: Array) -> dict[str, tuple[Array, Array]]:
     """{name: (sum, count)}: `translation.paired_sums` where the batch has the truth, else none."""
-    if "b" not in batch:
-        return {}
-    candidates = {f"{k}_": v for k, v in baselines(cut, state, batch).items()}
-    candidates[""] = sample(cut, state, rng, batch)
-    return translation.paired_sums(batch["b"], batch["valid"], candidates)
+    made = sample(cut, state, rng, batch)
+    return domains.measured(batch, "b", made, baselines(cut, state, batch))
 
 
 def preview(cut: CUT, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
@@ -290,10 +286,6 @@ def weights(state: State) -> Any:
 
 def _mirror(x: Array, mirrored: Array | None) -> Array:
     return x if mirrored is None else jnp.where(mirrored, x[:, :, ::-1], x)
-
-
-def _interleaved(batches: list[Array]) -> Array:
-    return jnp.stack(batches, 1).reshape(-1, *batches[0].shape[1:])
 
 
 def _mean_nce(queries: list[Array], keys: list[Array], part: slice, temperature: float) -> Array:

@@ -14,17 +14,16 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from aigc_jax import adversary, models, optim
+from aigc_jax import adversary, domains, models, optim
 from aigc_jax.adversary import Adversary
+from aigc_jax.domains import DIRECTIONS
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.methods._cyclegan_pool import init as init_pool
 from aigc_jax.methods._cyclegan_pool import query
 from aigc_jax.metrics import translation
 from aigc_jax.models import multiple as multiple_of
-from aigc_jax.parallel import axis_size, pmean
+from aigc_jax.parallel import axis_size, interleave, pmean, separate
 from aigc_jax.types import Array, Batch, Metrics
-
-DIRECTIONS = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # source and target of each
 
 
 class State(struct.PyTreeNode):
@@ -99,9 +98,7 @@ def defaults() -> ConfigDict:
 
 def from_config(config: ConfigDict, axis_name: str | None = None) -> CycleGAN:
     """The static half that a config describes. UserError for names that don't exist."""
-    judge = adversary.from_config(config, axis_name)
-    if judge is None or judge.discriminator is None:
-        raise UserError("config.adversary.weight is 0: a CycleGAN needs its discriminators.")
+    judge = adversary.required(config, axis_name, "CycleGAN")
     generator = models.build(
         config.generator,
         "Generator",
@@ -133,9 +130,7 @@ def init_state(gan: CycleGAN, rng: Array, batch: Batch, frozen: Any = None) -> S
     Raises:
       UserError: domains of different shape; a generator with batch norm.
     """
-    a, b = batch["a"][:1], batch["b"][:1]
-    if a.shape != b.shape:
-        raise UserError(f"The domains' images differ in shape: a {a.shape[1:]}, b {b.shape[1:]}.")
+    a, b = domains.first(batch, "CycleGAN")
     keys = jax.random.split(rng, 4)
     g = {
         "a2b": gan.generator.init(keys[0], a, train=False),
@@ -168,9 +163,9 @@ def train_step(gan: CycleGAN, state: State, batch: Batch, rng: Array) -> tuple[S
       rng: the run's root key, the same at every step and on every device.
 
     Returns:
-      the new state and scalars: `g_loss` (adversarial, unweighted), `cycle_loss`, `identity_loss`
-      (L1, unweighted), each the sum of both directions; `a2b_correlation`, `b2a_correlation` of
-      grey values; `g_grad_norm`; and those of `adversary.update`, of each domain: `a_d_loss`, ...
+      the new state and scalars: `g_loss` (adversarial), `cycle_loss`, `identity_loss` (L1 in
+      [-1, 1]), unweighted sums of both directions; `a2b_correlation`, `b2a_correlation` of grey
+      values; `g_grad_norm`; and those of `adversary.update`, of each domain: `a_d_loss`, ...
     """
     rng = jax.random.fold_in(rng, state.step)
     real = {"a": batch["a"], "b": batch["b"]}
@@ -244,10 +239,7 @@ def eval_step(
     _check(gan.direction)
     source, target = DIRECTIONS[gan.direction]
     valid, made = batch["valid"], sample(gan, state, rng, batch)
-    found = {}
-    if target in batch:
-        candidates = {f"{k}_": v for k, v in baselines(gan, state, batch).items()} | {"": made}
-        found = translation.paired_sums(batch[target], valid, candidates)
+    found = domains.measured(batch, target, made, baselines(gan, state, batch))
     back = translate(gan, state, made, f"{target}2{source}")
     lost = translation.l1(back, batch[source])
     return found | {"cycle_l1": ((lost * valid).sum(), valid.sum())}
@@ -292,8 +284,9 @@ def _loss(
 ) -> tuple[Array, tuple[Metrics, dict[str, Array]]]:
     """What the generators minimise, its parts, and the generated images of each domain."""
 
-    def through(direction: str, *images: Array) -> Array:
-        return _together(lambda x: gan.generator.apply(g[direction], x, train=True), *images)
+    def through(direction: str, *images: Array) -> list[Array]:
+        made = gan.generator.apply(g[direction], interleave(*images), train=True)
+        return separate(made, len(images))
 
     identity = 0.0
     if gan.identity_weight:
@@ -318,14 +311,6 @@ def _loss(
     if gan.identity_weight:
         metrics["identity_loss"] = identity
     return loss, (metrics, fake)
-
-
-def _together(function: Any, *batches: Array) -> list[Array]:
-    """The function of several batches in one pass; they interleave, which suits every layout."""
-    n, shape = len(batches), batches[0].shape
-    made = function(jnp.stack(batches, 1).reshape(-1, *shape[1:]))
-    made = made.reshape(shape[0], n, *made.shape[1:])
-    return [made[:, k] for k in range(n)]
 
 
 def _l1(x: Array, y: Array) -> Array:

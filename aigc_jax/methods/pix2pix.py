@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from aigc_jax import adversary, models, optim
+from aigc_jax import adversary, domains, models, optim
 from aigc_jax.adversary import Adversary
 from aigc_jax.errors import UserError
 from aigc_jax.layers.colour import with_luma_of
@@ -22,6 +22,8 @@ from aigc_jax.metrics import translation
 from aigc_jax.models import multiple as multiple_of
 from aigc_jax.parallel import axis_size, example_keys, pmean
 from aigc_jax.types import Array, Batch, Metrics
+
+DIRECTIONS = ("a2b",)
 
 
 class State(struct.PyTreeNode):
@@ -95,6 +97,11 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Pix2Pix:
             "pix2pix translates a to b alone: leave config.eval.direction; config.data.swap "
             "exchanges the two."
         )
+    if config.task == "unpaired":
+        raise UserError(
+            "pix2pix learns from pairs, and config.task is unpaired: take cyclegan or cut, or the "
+            "task pairs."
+        )
     if config.keep_luma and config.channels != 3:
         raise UserError("config.keep_luma is for colour images: set config.channels to 3.")
     generator = models.build(
@@ -125,7 +132,7 @@ def init_state(spec: Pix2Pix, rng: Array, batch: Batch, frozen: Any = None) -> S
       frozen: {"perceptual": variables of a classifier} where the adversary has such a term.
     """
     g_rng, d_rng = jax.random.split(rng)
-    a, b = batch["a"][:1], batch["b"][:1]
+    a, b = domains.first(batch, "pix2pix")
     g = spec.generator.init(g_rng, a, train=False)
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -215,9 +222,8 @@ def eval_step(
     spec: Pix2Pix, state: State, batch: Batch, rng: Array
 ) -> dict[str, tuple[Array, Array]]:
     """{name: (sum, count)} of the valid examples: `translation.paired_sums`, baselines first."""
-    candidates = {f"{k}_": v for k, v in baselines(spec, state, batch).items()}
-    candidates[""] = sample(spec, state, rng, batch)
-    return translation.paired_sums(batch["b"], batch["valid"], candidates)
+    made = sample(spec, state, rng, batch)
+    return domains.measured(batch, "b", made, baselines(spec, state, batch))
 
 
 def preview(spec: Pix2Pix, state: State, rng: Array, batch: Batch) -> dict[str, Array]:

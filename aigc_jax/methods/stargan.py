@@ -20,7 +20,7 @@ from aigc_jax.losses import penalties
 from aigc_jax.losses.adversarial import wasserstein
 from aigc_jax.metrics import translation
 from aigc_jax.models import multiple as multiple_of
-from aigc_jax.parallel import axis_size, example_keys, pmean
+from aigc_jax.parallel import axis_size, example_keys, interleave, pmean
 from aigc_jax.types import Array, Batch, Metrics
 
 
@@ -182,7 +182,10 @@ def multiple(gan: StarGAN) -> int:
 
 
 def sample(gan: StarGAN, state: State, rng: Array, batch: Batch) -> Array:
-    """For each label of the batch the next example's image, translated to it."""
+    """For each label of the batch an image of another label, translated to it.
+
+    It is the nearest after the example itself, around the batch; its own where no label differs.
+    """
     return translate(gan, state, _others(batch), batch["label"])
 
 
@@ -220,7 +223,11 @@ def _forward(gan: StarGAN, images: Array, label: Array, g: Any) -> Array:
 
 
 def _others(batch: Batch) -> Array:
-    return jnp.roll(batch["image"], 1, 0)
+    label, place = batch["label"], jnp.arange(len(batch["label"]))
+    ahead = (place[None] - place[:, None]) % len(place)
+    other = jnp.where(label[None] != label[:, None], ahead, len(place))
+    nearest = jnp.where(other.min(1) < len(place), other.argmin(1), place)
+    return batch["image"][nearest]
 
 
 def _drawn(keys: Array, num_classes: int) -> Array:
@@ -240,7 +247,7 @@ def _update_d(
     gan: StarGAN, state: State, real: Array, label: Array, fake: Array, keys: Array
 ) -> tuple[State, Metrics]:
     # Real and fake interleave, so that every layout of devices sees the same groups.
-    images = jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])
+    images = interleave(real, fake)
 
     def loss_fn(d: Any) -> tuple[Array, Metrics]:
         patches, classes = gan.discriminator.apply(d, images, train=True)
@@ -248,7 +255,7 @@ def _update_d(
         class_loss = _cross_entropy(classes[0::2], label)
 
         def critic(x: Array) -> Array:
-            return gan.discriminator.apply(d, x, train=True)[0].mean((1, 2))
+            return gan.discriminator.apply(d, x, train=True)[0].sum((1, 2))
 
         terms = {"gradient_penalty": gan.gradient_penalty, "r1": 0.0, "r2": 0.0}
         penalty, penalised = penalties.weighted(critic, real, fake, keys, terms)

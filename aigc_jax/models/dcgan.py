@@ -13,14 +13,11 @@ from flax import linen as nn
 from aigc_jax.errors import UserError
 from aigc_jax.layers.condition import LabelConv, concat_label
 from aigc_jax.layers.conv import Conv, ConvTranspose
+from aigc_jax.layers.init import around_one, scaled_normal
 from aigc_jax.layers.norm import BatchNorm
 from aigc_jax.types import Array
 
-_normal = nn.initializers.normal(0.02)
-
-
-def _around_one(key: Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> Array:
-    return 1 + _normal(key, shape, dtype)
+_normal = scaled_normal(0.02)
 
 
 def _num_layers(image_size: int) -> int:
@@ -57,9 +54,7 @@ class Generator(nn.Module):
         """z (B, latent_dim) ~ N(0, 1), label (B,) int32 -> (B, S, S, channels) in [-1, 1]."""
         layers = _num_layers(self.image_size)
         up = partial(ConvTranspose, use_bias=False, kernel_init=_normal, dtype=self.dtype)
-        norm = partial(
-            BatchNorm, axis_name=self.axis_name, scale_init=_around_one, dtype=self.dtype
-        )
+        norm = partial(BatchNorm, axis_name=self.axis_name, scale_init=around_one, dtype=self.dtype)
         x = concat_label(z.astype(self.dtype), label, self.num_classes)[:, None, None, :]
         x = up(self.width << (layers - 1), kernel_size=4, stride=1, padding=0)(x)
         for i in reversed(range(layers)):
@@ -89,9 +84,7 @@ class Discriminator(nn.Module):
         """
         layers = _num_layers(self.image_size)
         conv = partial(Conv, use_bias=False, kernel_init=_normal, dtype=self.dtype)
-        norm = partial(
-            BatchNorm, axis_name=self.axis_name, scale_init=_around_one, dtype=self.dtype
-        )
+        norm = partial(BatchNorm, axis_name=self.axis_name, scale_init=around_one, dtype=self.dtype)
         first = partial(LabelConv, self.num_classes, kernel_init=_normal, dtype=self.dtype)
         x = first(self.width, kernel_size=4, stride=2, padding=1)(x, label)
         x = nn.leaky_relu(x, 0.2)

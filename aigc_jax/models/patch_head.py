@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from aigc_jax.layers.init import scaled_normal
 from aigc_jax.types import Array
 
 
@@ -23,8 +24,7 @@ class PatchHead(nn.Module):
     @nn.compact
     def __call__(self, maps: Sequence[Array], places: Sequence[Array]) -> list[Array]:
         """Maps (B, h, w, c) and places (P,) int32 in [0, h w) -> vectors (B, P, features) each."""
-        # Glorot's normal weights times 0.02, as the published code.
-        init = nn.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
+        init = scaled_normal(0.0)
         found = []
         for i, (x, at) in enumerate(zip(maps, places, strict=True)):
             x = x.reshape(len(x), -1, x.shape[-1])[:, at]

@@ -13,16 +13,12 @@ from flax import linen as nn
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers.condition import concat_label
 from aigc_jax.layers.conv import Conv
+from aigc_jax.layers.init import around_one, scaled_normal
 from aigc_jax.layers.norm import BatchNorm, InstanceNorm
 from aigc_jax.layers.resample import blur_down
 from aigc_jax.types import Array
 
 _NORMS = ("batch", "instance", "none")
-_normal = nn.initializers.normal(0.02)
-
-
-def _around_one(key: Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> Array:
-    return 1 + _normal(key, shape, dtype)
 
 
 class Discriminator(nn.Module):
@@ -36,6 +32,7 @@ class Discriminator(nn.Module):
       antialias: halves by a binomial filter after each layer in the place of its stride (CUT;
         Zhang 2019). The logits are as many.
       num_classes: 0 for unconditional; else labels join the image as constant planes.
+      init_gain: standard deviation of the first weights; 0: Glorot's normal ones times 0.02 (CUT).
       dtype: of the computation.
       axis_name: the pmapped axis over which batch norm takes its statistics.
     """
@@ -45,6 +42,7 @@ class Discriminator(nn.Module):
     norm: str = "batch"
     antialias: bool = False
     num_classes: int = 0
+    init_gain: float = 0.02
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
 
@@ -60,7 +58,13 @@ class Discriminator(nn.Module):
         batch norm takes the statistics of each: real and fake share one pass, not their moments.
         """
         self._check(x)
-        conv = partial(Conv, kernel_size=4, padding=1, kernel_init=_normal, dtype=self.dtype)
+        conv = partial(
+            Conv,
+            kernel_size=4,
+            padding=1,
+            kernel_init=scaled_normal(self.init_gain),
+            dtype=self.dtype,
+        )
         x = concat_label(x.astype(self.dtype), label, self.num_classes)
         stride, halve = (1, blur_down) if self.antialias else (2, lambda x: x)
         x = halve(nn.leaky_relu(conv(self.width, stride=stride)(x), 0.2))
@@ -76,7 +80,7 @@ class Discriminator(nn.Module):
         if self.norm == "instance":
             return InstanceNorm(use_scale=False, use_bias=False, dtype=self.dtype)(x)
         if self.norm == "batch":
-            norm = BatchNorm(axis_name=self.axis_name, scale_init=_around_one, dtype=self.dtype)
+            norm = BatchNorm(axis_name=self.axis_name, scale_init=around_one, dtype=self.dtype)
             return norm(x, train=train, groups=groups)
         return x
 

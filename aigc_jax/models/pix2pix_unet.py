@@ -11,15 +11,12 @@ from flax import linen as nn
 
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers.conv import Conv, ConvTranspose
+from aigc_jax.layers.init import around_one, scaled_normal
 from aigc_jax.layers.norm import BatchNorm, InstanceNorm
 from aigc_jax.types import Array
 
 _NORMS = ("batch", "instance")
-_normal = nn.initializers.normal(0.02)
-
-
-def _around_one(key: Array, shape: tuple, dtype: jnp.dtype = jnp.float32) -> Array:
-    return 1 + _normal(key, shape, dtype)
+_normal = scaled_normal(0.02)
 
 
 class Generator(nn.Module):
@@ -30,7 +27,7 @@ class Generator(nn.Module):
       width: channels of the first level; each doubles them, up to 8 times.
       levels: halvings; 0: down to one pixel of `image_size`, a power of 2.
       norm: "batch" or "instance"; UserError otherwise.
-      dropout: of the (at most 3) widest levels on the way up, the innermost excepted.
+      dropout: of the widest levels on the way up, the innermost excepted: 3 of 8.
       image_size: where `levels` is 0.
       dtype: of the computation.
       axis_name: the pmapped axis over which batch norm takes its statistics.
@@ -94,7 +91,7 @@ class Generator(nn.Module):
         if self.norm == "instance":
             return InstanceNorm(use_scale=False, use_bias=False, dtype=self.dtype, name=name)(x)
         norm = BatchNorm(
-            axis_name=self.axis_name, scale_init=_around_one, dtype=self.dtype, name=name
+            axis_name=self.axis_name, scale_init=around_one, dtype=self.dtype, name=name
         )
         return norm(x, train=train)
 

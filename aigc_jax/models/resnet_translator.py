@@ -8,14 +8,17 @@ that of CUT (Park et al. 2020), whose changes of size are free of aliasing (Zhan
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers.conv import Conv, ConvTranspose, UpsampleConv, reflect_pad
+from aigc_jax.layers.init import scaled_normal
 from aigc_jax.layers.norm import InstanceNorm
 from aigc_jax.layers.resample import blur_down, blur_up
-from aigc_jax.types import Array
+from aigc_jax.types import Array, PyTree
 
 _RESAMPLES = ("transpose", "nearest", "blur")
 _TAPS = (0, 4)  # the blocks whose results `encode` returns
@@ -50,11 +53,9 @@ class Generator(nn.Module):
             raise UserError(
                 f"resnet_translator has no resample {name!r}.{did_you_mean(name, _RESAMPLES)}"
             )
-        init = (
-            nn.initializers.normal(self.init_gain)
-            if self.init_gain
-            else nn.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
-        )
+        if self.blocks < 1:
+            raise UserError(f"resnet_translator's blocks is {self.blocks}: take at least 1.")
+        init = scaled_normal(self.init_gain)
         conv = partial(Conv, kernel_init=init, dtype=self.dtype)
         stride = 1 if self.resample == "blur" else 2
         self.first = conv(self.width, 7, padding=0)
@@ -114,11 +115,28 @@ class Generator(nn.Module):
             found.append(down(x))
             x = nn.relu(self.norm(found[-1]))
             x = blur_down(x) if self.resample == "blur" else x
-        for i in range(blocks):
-            y = nn.relu(self.norm(self.residual[2 * i](reflect_pad(x, 1))))
-            x = x + self.norm(self.residual[2 * i + 1](reflect_pad(y, 1)))
-            found.append(x)
-        return found
+        return [*found, *self._transform(x, blocks)]
+
+    def _transform(self, x: Array, blocks: int) -> list[Array]:
+        """What each of the first `blocks` residual blocks returns."""
+        if self.is_initializing():
+            for layer in self.residual:
+                layer(x)
+        weights = [layer.variables["params"] for layer in self.residual[: 2 * blocks]]
+        weights = [jax.tree.map(lambda *p: jnp.stack(p), *weights[i::2]) for i in range(2)]
+        conv = Conv(4 * self.width, padding=0, dtype=self.dtype, parent=None)
+        norm = self.norm.clone(parent=None)
+
+        def half(x: Array, weights: PyTree) -> Array:
+            return norm.apply({}, conv.apply({"params": weights}, reflect_pad(x, 1)))
+
+        def block(x: Array, weights: list[PyTree]) -> tuple[Array, Array]:
+            x = x + half(nn.relu(half(x, weights[0])), weights[1])
+            return x, x
+
+        # A loop, not the blocks one after the other: they would take minutes to compile.
+        x, each = lax.scan(block, x, weights)
+        return [*each[:-1], x]
 
 
 def multiple(module: Generator) -> int:
