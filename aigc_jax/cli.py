@@ -228,16 +228,17 @@ def _add_translate(parser: argparse.ArgumentParser):  # noqa: ANN202
     add = parser.add_argument
     add("--workdir", help="of the run")
     add("--weights", metavar="FILE", help="in its place, x.pth: CycleGAN's, CUT's or pix2pix's")
-    add("--input", required=True, metavar="PATH", help="a folder of images, or one")
+    add("--input", required=True, metavar="PATH", help="images, or one; white where transparent")
     add("--out", required=True, metavar="DIR", help="a new folder: a PNG of each, of its size")
     add("--direction", help="a2b (default) or b2a")
     add("--label", type=int, help="the class to translate to, where the run knows classes")
-    add("--pairs", action="store_true", help="images are pairs: translate the half that is the a")
+    add("--pairs", action="store_true", help=_PAIRS_HELP)
     add("--tile", type=int, default=2048, metavar="N", help=_TILE_HELP)
     add("--step", type=int, help=_STEP_HELP)
     return _translate
 
 
+_PAIRS_HELP = "images are pairs a | b: translate the left half, or by --direction b2a the right"
 _TILE_HELP = "pixels a side above which an image goes through in tiles (default: 2048)"
 
 
@@ -287,12 +288,12 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     _check_numbers(args, num=2, batch_size=1, k=1)
     _check_parent("--json", args.json)
     metrics = [name.strip().lower() for name in (args.metrics or "").split(",") if name.strip()]
-    evaluate.check_asked(args.fake, metrics, args.k, args.direction)
+    extractor = args.extractor or ("inception" if args.weights else None)
+    evaluate.check_asked(args.fake, metrics, args.k, args.direction, extractor)
     if runs.is_run(args.fake):
         run = evaluate.reconfigured(
             runs.load(args.fake), nll_samples=args.k, direction=args.direction,
-            extractor=args.extractor or ("inception" if args.weights else None),
-            extractor_batch_size=args.batch_size,
+            extractor=extractor, extractor_batch_size=args.batch_size,
             **{name: getattr(args, name) for name in ("weights", "protocol", "precision")},
         )  # fmt: skip
         settings = suite.Settings(protocols.find(run.config.eval.protocol), args.interval)

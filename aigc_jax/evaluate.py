@@ -61,7 +61,7 @@ class Evaluator:
         cache: Path | None = None,
     ) -> None:
         layout = (layout or parallel.layout("jit", jax.local_devices())).without_axis()
-        self._asked = metrics
+        self._config, self._asked = config, metrics
         own = [name for name in metrics if name not in suite.METRICS]
         self._own = self._samples = None
         if hasattr(method, "eval_step") and (own or not metrics):
@@ -76,6 +76,13 @@ class Evaluator:
                 config, method, spec, layout, named, real, num, settings, cache, bool(metrics)
             )
         self._way = {"direction": config.eval.direction} if has_directions(method) else {}
+
+    def check(self) -> None:
+        """UserError where the run's own held-out images are needed, and can't be read."""
+        if self._own or (self._samples and self._samples.needs_held_out):
+            headers = self._config.copy_and_resolve_references()
+            headers.data.cache_bytes = 0  # no more is decoded than must be
+            configured.held_out(headers)
 
     def __call__(self, state: Any, rng: Any) -> Evaluation:
         """All scores of a state that lies as the layout places it.
@@ -189,7 +196,11 @@ class _Own:
 
 
 def check_asked(
-    fake: str, metrics: Sequence[str], k: int | None = None, direction: str | None = None
+    fake: str,
+    metrics: Sequence[str],
+    k: int | None = None,
+    direction: str | None = None,
+    extractor: str | None = None,
 ) -> None:
     """UserError where what only some runs have is asked of something else.
 
@@ -197,6 +208,7 @@ def check_asked(
       fake: what is measured, maybe a run.
       k: importance samples of an nll.
       direction: of a run that translates.
+      extractor: in place of the run's own, whose judge knows one domain.
     """
     if not runs.is_run(fake):
         if k is not None:
@@ -204,14 +216,29 @@ def check_asked(
         if direction is not None:
             raise UserError(f"--direction {direction} is for a run, which {fake} is not.")
         return
-    name = configs.of_run(fake).method
+    config = configs.of_run(fake)
+    name = config.method
     method = methods.load(name)
     if direction is not None:
         check_direction(method, direction)
+        if extractor is None:
+            _check_judge(config, fake, metrics, direction)
     if k is not None and metrics and "nll" not in metrics:
         raise UserError(f"--k {k} is for nll: add it to --metrics, or leave out --k.")
     if k is not None and not hasattr(method, "eval_step"):
         raise UserError(f"--k {k}: the method {name!r} has no nll.")
+
+
+def _check_judge(config: ConfigDict, workdir: str, metrics: Sequence[str], direction: str) -> None:
+    """UserError where the judge that a run trained is not of the domain that is measured."""
+    judge, target = Path(config.eval.extractor), config.eval.direction[-1]
+    own = config.eval.extractor and judge.resolve().parent == Path(workdir).resolve()
+    sampled = not metrics or any(name in suite.METRICS for name in metrics)
+    if own and sampled and direction[-1] != target:
+        raise UserError(
+            f"--direction {direction}: the run's judge, {judge}, is of domain {target}: give "
+            f"--extractor inception, or the workdir of a classifier of domain {direction[-1]}."
+        )
 
 
 def reconfigured(run: runs.Run, **fields: Any) -> runs.Run:

@@ -23,7 +23,7 @@ def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict,
 
     Args:
       config: of the run, resolved.
-      workdir: of the run; its judge goes below it.
+      workdir: of the run; its judge goes below it, in `judge`; that of domain a in `judge_a`.
       labelled: whether the source (of two, that of domain a) has classes.
     """
     name = config.eval.extractor
@@ -40,10 +40,16 @@ def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict,
         judge.task, judge.num_classes = "label", -1 if labelled else 0
     elif not config.num_classes and labelled and config.task in _OF_IMAGES:
         judge.task, judge.num_classes = "label", -1
-    config.eval.extractor = str(workdir / "judge") if judge.num_classes else ""
+    config.eval.extractor = str(workdir / _folder(config)) if judge.num_classes else ""
     devices = jax.device_count()
     judge.batch_size = math.ceil(judge.batch_size / devices) * devices
     return config, judge if judge.num_classes else None
+
+
+def _folder(config: ConfigDict) -> str:
+    """Of two domains each has a judge of its own."""
+    back = config.task == "unpaired" and config.eval.direction == "b2a"
+    return "judge_a" if back else "judge"
 
 
 def _read_target(judge: ConfigDict, config: ConfigDict) -> bool:

@@ -249,10 +249,14 @@ def check_method(name: str, *needed: str) -> None:
 
 
 def targets(files: Sequence[Picture]) -> dict[Picture, str]:
-    """Where each one's PNG goes; two of one stem keep their endings: a.jpg.png, a.bmp.png."""
+    """Where each one's PNG goes; two of one stem keep their endings: a.jpg.png, a.bmp.png.
+
+    So does a third whose place one of them takes: a.jpg.png itself goes to a.jpg.png.png.
+    """
     places = {file: Path(file.name).with_suffix(".png").as_posix() for file in files}
-    counts = Counter(places.values())
-    return {f: place if counts[place] == 1 else f"{f.name}.png" for f, place in places.items()}
+    while shared := {place for place, n in Counter(places.values()).items() if n > 1}:
+        places = {f: f"{f.name}.png" if place in shared else place for f, place in places.items()}
+    return places
 
 
 def _find(source: str, workdir: str | Path, config: ConfigDict, label: int | None) -> list[Picture]:

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aigc_jax import __version__, networks, parallel, sampling, suite
+from aigc_jax import __version__, networks, parallel, runs, sampling, suite
+from aigc_jax import config as configs
 from aigc_jax.data import configured
 from aigc_jax.data.dataset import subset
 from aigc_jax.errors import UserError
@@ -34,7 +35,9 @@ class SampleScores:
     those of the target domain; so is each of its method's `baselines`.
 
     Args:
-      asked: False leaves out the label accuracy of images without labels, instead of refusing.
+      asked: False leaves out the label accuracy of translations where it tells nothing: without
+        labels (True refuses), of one class, or of classes that the judge or the target domain
+        names otherwise.
     """
 
     def __init__(
@@ -88,9 +91,21 @@ class SampleScores:
 
     def _scores(self, seen: Seen) -> dict[str, suite.Score]:
         names = self._metrics
-        if not self._asked and self._translates and seen.labels is None:
+        if not self._asked and self._translates and not self._tell_labels(seen):
             names = [name for name in names if name != "label_accuracy"]
         return suite.score(names, self._reference, seen, self._settings)
+
+    def _tell_labels(self, seen: Seen) -> bool:
+        """Whether there are several classes, and their numbers mean the same on both sides."""
+        if seen.labels is None or len(np.unique(seen.labels)) < 2:
+            return False
+        held, judge = self._held_out, self._config.eval.extractor
+        known = [held.targets.data.class_names]
+        if runs.is_run(judge):
+            known.append(tuple(runs.class_names(judge, configs.of_run(judge))))
+        ours = held.data.class_names
+        # An npz file names as many classes as its highest label tells of.
+        return all(theirs[: len(ours)] == ours[: len(theirs)] for theirs in known)
 
     def _filled(self, name: str, image: Callable[[Batch], np.ndarray]) -> Filled:
         batches, n = self._to_fill
@@ -134,6 +149,11 @@ class SampleScores:
         labels = sampling.class_labels(self._config, most)
         batch_size = self._config.eval.batch_size
         return functools.partial(sampling.in_turn, most, labels, batch_size), most
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether there is anything to read of the run's own."""
+        return self._translates or (self._needs_real and not self._real_is_path)
 
     @property
     def _needs_real(self) -> bool:

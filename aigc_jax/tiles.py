@@ -1,4 +1,4 @@
-"""Large images in overlapping tiles, blended linearly where two overlap."""
+"""Images padded to a size, and large ones in overlapping tiles, blended where two overlap."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -37,7 +37,8 @@ def spans(side: int, tile: int, multiple: int) -> list[Span]:
     Args:
       side, tile: multiples of `multiple`; a tile is of two or more, or the whole side.
     """
-    tile = min(side, tile)
+    if side <= tile:
+        return [Span(0, np.ones(side, np.float32))]
     overlap = max(multiple, tile // 8 // multiple * multiple)
     starts = [*range(0, side - tile, tile - overlap), side - tile]
     rise = np.minimum(1, np.arange(1, tile + 1) / (overlap + 1))
@@ -51,6 +52,12 @@ def spans(side: int, tile: int, multiple: int) -> list[Span]:
         Span(start, (weight / total[start : start + tile]).astype(np.float32))
         for start, weight in zip(starts, weights, strict=True)
     ]
+
+
+def pad(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, C) to the size by reflection at the right and bottom, again and again if need be."""
+    grown = [(0, side - here) for side, here in zip(size, image.shape, strict=False)]
+    return np.pad(image, [*grown, (0, 0)], mode="reflect")
 
 
 def cut(image: np.ndarray, tiles: Iterable[Tile]) -> np.ndarray:

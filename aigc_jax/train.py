@@ -157,6 +157,8 @@ class _Loop:
             _told_to_stop() as self.stopping,
         ):
             state, start = self._restore(shapes) or (self.layout.place_state(init()), 0)
+            if start < self.config.num_train_steps:
+                self._check_held_out()
             with Writers(self.workdir, start, active=self.lead) as self.writers:
                 if start == 0:
                     self.writers.parameters(state)
@@ -188,6 +190,14 @@ class _Loop:
             if step >= total:
                 self._say("That is all of them: for more, raise --config.num_train_steps.")
         return restored
+
+    def _check_held_out(self) -> None:
+        """Says now what every evaluation would end in."""
+        try:
+            if self.evaluator:
+                self.evaluator.check()
+        except UserError as error:
+            self._say(f"Warning: will not be evaluated: {error}")
 
     def _train(self, state: Any, start: int, batches: Iterator[Batch]) -> Any:
         config, total = self.config, self.config.num_train_steps

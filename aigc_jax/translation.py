@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from aigc_jax import config as configs
 from aigc_jax import latents, methods, parallel, runs, sampling, tiles, torch_weights
 from aigc_jax.data import folders, pictures
+from aigc_jax.data.dataset import to_channels
 from aigc_jax.data.pairs import halves
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
@@ -31,6 +32,8 @@ DIRECTIONS = ("a2b", "b2a")
 TILE = 2048
 _PIXELS = 2**20  # at once on each device
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values of images on their side
+
+_ALPHA = ("LA", "PA", "RGBA")
 
 
 class Translator:
@@ -47,6 +50,7 @@ class Translator:
       multiple: of which H and W must be.
       tile: pixels, at least two of those multiples.
       finish: [-1, 1] -> uint8.
+      grey: whether it was trained on grey images of equal channels alone: files are read so.
 
     Raises:
       UserError: a smaller tile.
@@ -61,6 +65,7 @@ class Translator:
         multiple: int = 1,
         tile: int = TILE,
         finish: Callable[[jax.Array], jax.Array] = to_uint8,
+        grey: bool = False,
     ) -> None:
         if tile < 2 * multiple:
             raise UserError(
@@ -68,6 +73,7 @@ class Translator:
                 f"{multiple} pixels, and tiles overlap by as many."
             )
         self.channels, self.multiple, self.tile = channels, multiple, tile // multiple * multiple
+        self.grey = grey
         self._layout = parallel.layout("jit", jax.local_devices())
         self._variables = self._layout.place_state(variables)
         self._finish = finish
@@ -91,15 +97,17 @@ class Translator:
                 told["label"] = jnp.full(len(images), label, jnp.int32)
             return run.method.translate(run.spec, state, images, **told)
 
-        multiple = run.method.multiple(run.spec)
-        return cls(apply, run.state, channels=run.config.channels, multiple=multiple, tile=tile)
+        return cls(
+            apply, run.state, channels=run.config.channels, multiple=run.method.multiple(run.spec),
+            tile=tile, grey=run.config.task == "colorize" and _half(run.config, known) == "left",
+        )  # fmt: skip
 
     @classmethod
     def of_weights(cls, path: str | Path, tile: int = TILE) -> "Translator":
         """A published PyTorch generator's, with PyTorch's rounding: (x + 1) / 2 * 255, cut off.
 
         Raises:
-          UserError: the file can't be read, or is of an architecture that isn't known.
+          UserError: the file can't be read, or is of no known architecture, or of other channels.
         """
         from aigc_jax.models import patchgan, torch_translators
 
@@ -112,15 +120,12 @@ class Translator:
             raise UserError(f"--weights {path} are a discriminator's: take the generator's file.")
         multiple = torch_translators.multiple(module)
         apply = functools.partial(module.apply, train=False)
-        # The first convolution's kernel, (out, in, height, width).
-        channels = next(x.shape[1] for x in arrays.values() if x.ndim == 4)
-        if channels not in (1, 3):
+        taken, made = torch_translators.channels(module, variables)
+        if not {taken, made} <= {1, 3}:
             raise UserError(
-                f"--weights {path}: it reads {channels} channels, and images have 1 or 3."
+                f"--weights {path}: it makes {made} channels of {taken}, and images have 1 or 3."
             )
-        return cls(
-            apply, variables, channels=channels, multiple=multiple, tile=tile, finish=_cut_off
-        )
+        return cls(apply, variables, channels=taken, multiple=multiple, tile=tile, finish=_cut_off)
 
     def __call__(
         self, images: Sequence[np.ndarray], batch_size: int | None = None
@@ -136,7 +141,7 @@ class Translator:
             groups.setdefault(self.padded(*image.shape[:2]), []).append(i)
         found: dict[int, np.ndarray] = {}
         for size, members in groups.items():
-            padded = [_pad(images[i], size) for i in members]
+            padded = [tiles.pad(images[i], size) for i in members]
             if max(size) > self.tile:
                 made = map(self._tiled, padded)
             else:
@@ -174,12 +179,6 @@ class Translator:
         return np.asarray(self._finish(whole))
 
 
-def _pad(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, C) to the size by reflection at the right and bottom, again and again if need be."""
-    grown = [(0, side - here) for side, here in zip(size, image.shape, strict=False)]
-    return np.pad(image, [*grown, (0, 0)], mode="reflect")
-
-
 def _cut_off(images: jax.Array) -> jax.Array:
     return jnp.clip((images.astype(jnp.float32) + 1) / 2 * 255, 0, 255).astype(jnp.uint8)
 
@@ -191,12 +190,14 @@ def has_directions(method: ModuleType) -> bool:
 
 
 def check_direction(method: ModuleType, direction: str) -> None:
-    """UserError for an unknown direction, and a method that has none."""
+    """UserError for an unknown direction, and one that is not among a method's `DIRECTIONS`."""
     if direction not in DIRECTIONS:
         raise UserError(f"--direction {direction!r}: take {' or '.join(DIRECTIONS)}.")
-    if not has_directions(method):
-        name = method.__name__.rpartition(".")[2]
-        raise UserError(f"--direction {direction}: the method {name!r} has no directions.")
+    name = method.__name__.rpartition(".")[2]
+    known = getattr(method, "DIRECTIONS", DIRECTIONS) if has_directions(method) else ()
+    if direction not in known:
+        which = f"translates {' and '.join(known)} alone" if known else "has no directions"
+        raise UserError(f"--direction {direction}: the method {name!r} {which}.")
 
 
 def keywords(config: ConfigDict, direction: str | None, label: int | None) -> dict[str, Any]:
@@ -256,21 +257,26 @@ def translate(
 
     Args:
       workdir: of a run; or None, with `weights` a published PyTorch generator's file.
-      source: a folder or an image file; grey and colour become what the network reads.
+      source: a folder or an image file; grey and colour become what the network reads, and what
+        is transparent white.
       out: a new or empty folder.
-      direction, label: see `keywords`; a file has neither.
+      direction, label: see `keywords`; a file has neither, but for a direction with `pairs`.
       step: of the checkpoint; None: the newest.
       pairs: the images are pairs side by side, of which the half of the domain that is translated
-        is taken: the left one for a2b, or, where the run was trained with `data.swap`, the right.
+        is taken: the left one for a2b, the right one for b2a; the other one where the run was
+        trained with `data.swap`.
       tile: see `Translator`.
 
     Raises:
       UserError: the run doesn't translate; no readable image; a pair of odd width; `out` is taken.
     """
     if workdir is None or weights is not None:
-        half = _half_of_weights(workdir, weights, direction=direction, label=label, step=step)
+        half = _half_of_weights(
+            workdir, weights, pairs, direction=direction, label=label, step=step
+        )
     else:
-        half = _half(configs.of_run(workdir), direction, label)
+        config = configs.of_run(workdir)
+        half = _half(config, keywords(config, direction, label))
     sampling.check_folder(out)
     files = _Files(source, half if pairs else None)
     if workdir is None:
@@ -281,21 +287,25 @@ def translate(
     return Translation(n, str(out), files.skipped)
 
 
-def _half_of_weights(workdir: object, weights: object, **of_runs: object) -> str:
-    """The left; UserError where a run is named too, or what a weight file doesn't have."""
+def _half_of_weights(
+    workdir: object, weights: object, pairs: bool, *, direction: str | None, **of_runs: object
+) -> str:
+    """By the direction; UserError where a run is named too, or what a weight file doesn't have."""
     if (workdir is None) == (weights is None):
         raise UserError("Give a run's --workdir, or --weights of a published file: one of them.")
+    if direction not in (None, *DIRECTIONS):
+        raise UserError(f"--direction {direction!r}: take {' or '.join(DIRECTIONS)}.")
+    if not pairs:
+        of_runs["direction"] = direction
     for name, value in of_runs.items():
         if value is not None:
-            raise UserError(
-                f"--{name} {value}: a weight file has but one translator: leave it out."
-            )
-    return "left"
+            raise UserError(f"--{name} {value}: a weight file has one translator: leave it out.")
+    return "right" if direction == "b2a" else "left"
 
 
-def _half(config: ConfigDict, direction: str | None, label: int | None) -> str:
-    """The half of a pair that a run translates; UserError as `keywords`."""
-    of_b = keywords(config, direction, label).get("direction") == "b2a"
+def _half(config: ConfigDict, told: dict[str, Any]) -> str:
+    """The half of a pair that a run translates, by its `keywords`."""
+    of_b = told.get("direction") == "b2a"
     return "right" if of_b != config.data.swap else "left"
 
 
@@ -325,7 +335,7 @@ class _Files:
             total=len(self._sizes), unit="image", delay=2, leave=False, disable=None
         ) as progress:
             for files, size in self._batches(network):
-                images = self._each(functools.partial(self._read, network.channels), files)
+                images = self._each(functools.partial(self._read, network), files)
                 read = {
                     f: image for f, image in zip(files, images, strict=True) if image is not None
                 }
@@ -360,16 +370,27 @@ class _Files:
                 )
             self._sizes[file] = height, width // 2
 
-    def _read(self, channels: int, path: Path) -> np.ndarray:
+    def _read(self, network: Translator, path: Path) -> np.ndarray:
         """(H, W, channels) uint8."""
-        image = folders.picture(path, channels)
+        image = _picture(path, 1 if network.grey else network.channels)
         if self._half:
             image = halves(image, path)[self._half == "right"]
-        return np.asarray(image).reshape(image.height, image.width, channels)
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        return to_channels(pixels, network.channels)
 
     def _none(self) -> UserError:
         n = len(self._files)
         return UserError(f"--input {self._source}: {n} image files, and none can be read.")
+
+
+def _picture(path: Path, channels: int) -> Image.Image:
+    """As training reads it, but for what is transparent, which is white."""
+    with Image.open(path) as image:
+        if image.mode not in _ALPHA and ("transparency" not in image.info or image.mode[0] == "I"):
+            return folders.picture(path, channels)
+        image = ImageOps.exif_transpose(image).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.adversary.discriminator.num_layers = 2  # sees 34x34 pixels
     config.batch_size = 8
     config.num_train_steps = 6000
+    config.optimizer.lr = 4e-4
     config.optimizer.schedule = "linear"
     config.optimizer.hold = 0.5
     config.log_every = 100

@@ -35,8 +35,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.cycle_weights = (1.0, 10.0)
     config.batch_size = 8
     config.num_train_steps = 12_000
+    config.optimizer.lr = 4e-4
     config.optimizer.schedule = "linear"
-    config.optimizer.hold = 0.5
+    config.optimizer.hold = 0.4
     config.log_every = 100
     config.eval.num_samples = 2000
     config.eval.extractor = "mnist_classifier" + (":smoke" if arg == "smoke" else "")

@@ -25,7 +25,8 @@ def resolved(task, classes=0, **data):
 
 def found(config, tmp_path, labelled):
     named, its = judge.find(config, tmp_path / "run", labelled)
-    assert named.eval.extractor == (str(tmp_path / "run" / "judge") if its else "")
+    folder = "judge_a" if (config.task, config.eval.direction) == ("unpaired", "b2a") else "judge"
+    assert named.eval.extractor == (str(tmp_path / "run" / folder) if its else "")
     if its is not None:
         configs.validate(its)
         assert (its.method, its.image_size, its.channels) == ("classifier", 8, 3)
@@ -86,6 +87,15 @@ def test_of_colours_it_reads_the_source(tmp_path):
     its = found(resolved("colorize", 10, source="digits", swap=True), tmp_path, labelled=True)
     assert (its.task, its.num_classes, its.data.source) == ("label", -1, "digits")
     assert found(resolved("colorize", source="digits"), tmp_path, labelled=False) is None
+
+
+def test_each_domain_has_a_judge_of_its_own(tmp_path):
+    """A run that is continued the other way round must not find that of the other domain."""
+    for direction, folder in (("a2b", "judge"), ("b2a", "judge_a")):
+        config = resolved("unpaired", a="digits", b="digits")
+        config.eval.direction = direction
+        named, its = judge.find(config, tmp_path, True)
+        assert named.eval.extractor == str(tmp_path / folder) and its is not None
 
 
 def test_of_pairs_there_is_none(tmp_path):

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from aigc_jax import cli, latents, runs
 from aigc_jax.data import sources
+from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
 from aigc_jax.latents import Coder, slerp
 from aigc_jax.types import to_uint8
@@ -245,6 +247,14 @@ def test_two_of_one_stem_in_one_folder(vae_run, digits, tmp_path):
         save_png(digits[0][0], tmp_path / "in" / name)
     latents.reconstruct(vae_run, str(tmp_path / "in"), tmp_path / "out")
     assert written(tmp_path / "out") == ["scores.json", "x.bmp.png", "x.png.png", "y.png"]
+
+
+def test_no_two_files_go_to_one_place():
+    names = ["a.jpg", "a.bmp", "a.jpg.png", "b/a.jpg", "c.gif", "c.gif.png.jpg", "c.gif.png", "c.x"]
+    files = [Picture(Path(name), name) for name in names]
+    places = list(latents.targets(files).values())
+    assert len({*places}) == len(names) and all(place.endswith(".png") for place in places)
+    assert places[:4] == ["a.jpg.png", "a.bmp.png", "a.jpg.png.png", "b/a.png"]
 
 
 def test_an_exact_copy_has_no_psnr():

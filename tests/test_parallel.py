@@ -170,6 +170,16 @@ def test_own_examples_undo_the_gathering():
     assert parallel.own_examples(x, None) is x
 
 
+def test_interleaved_batches_come_apart():
+    x, y = jnp.arange(8.0).reshape(4, 2), -jnp.arange(8.0).reshape(4, 2)
+    both = parallel.interleave(x, y)
+    np.testing.assert_array_equal(both[0::2], x)
+    np.testing.assert_array_equal(both[1::2], y)
+    apart = parallel.separate(both, 2)
+    assert len(apart) == 2
+    np.testing.assert_array_equal(jnp.stack(apart), jnp.stack([x, y]))
+
+
 def test_batch_that_does_not_divide():
     with pytest.raises(UserError, match=r"batch_size = 60 can't be divided over 8 devices.*56"):
         parallel.check_batch_size(60, parallel.layout())

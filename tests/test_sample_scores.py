@@ -12,6 +12,7 @@ from aigc_jax.data import sources
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import protocols
 from aigc_jax.scoring import Viewer
+from aigc_jax.writers import save_png
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -249,6 +250,59 @@ def test_labels_of_the_source_decide(judge, bright, tmp_path):
     assert list(evaluate.run_scores(other).scores) == [
         "cycle_l1", "copied_fid", "constant_fid", "fid"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "told"), [("{}", True), ("the {}", False)])
+def test_labels_of_other_classes_tell_nothing(judge, bright, digits, tmp_path, names, told):
+    """Number 3 of the source may be another class of the judge's."""
+    for i in range(40):
+        place = tmp_path / "a" / names.format(digits[1][i]) / f"{i}.png"
+        save_png(bright[1][i], place)
+    config = shift(judge, "")
+    config.data.a = config.eval.a = f"folder:{tmp_path / 'a'}"
+    train.run(config, tmp_path / "run")
+    found = scores.read(tmp_path / "run")[0]["scores"]
+    assert ("label_accuracy" in found, "copied_label_accuracy" in found) == (told, told)
+    asked = evaluate.run_scores(runs.load(tmp_path / "run"), ["label_accuracy"])
+    assert asked.scores["label_accuracy"]["n_fake"] == 40
+
+
+def test_labels_of_one_class_tell_nothing(judge, bright, tmp_path):
+    np.savez(tmp_path / "a.npz", images=bright[1][:40], labels=np.zeros(40, int))
+    train.run(shift(judge, tmp_path / "a.npz"), tmp_path / "run")
+    found = scores.read(tmp_path / "run")[0]["scores"]
+    assert list(found) == ["cycle_l1", "copied_fid", "constant_fid", "fid"]
+
+
+def test_the_judge_of_one_domain_does_not_judge_the_other(run, tmp_path, capsys):
+    """Those that it was not trained on would only look unlike them."""
+    config = configs.of_run(run)
+    for own, ways in (("a2b", "ab"), ("b2a", "ba")):
+        workdir = tmp_path / own
+        config.eval.update(direction=own, extractor=str(workdir / "judge"))
+        runs.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
+        capsys.readouterr()
+        other = own[::-1]
+        assert cli.main(["evaluate", f"--fake={workdir}", f"--direction={other}"]) == 2
+        line = capsys.readouterr().err
+        assert f"is of domain {ways[1]}: give --extractor inception" in line
+        assert f"of domain {ways[0]}." in line and line.count("\n") == 1
+        evaluate.check_asked(str(workdir), [], direction=own)
+        evaluate.check_asked(str(workdir), ["cycle_l1"], direction=other)
+        evaluate.check_asked(str(workdir), [], direction=other, extractor="inception")
+    evaluate.check_asked(str(run), [], direction="b2a")  # it was given a judge from elsewhere
+
+
+def test_what_can_not_be_evaluated_is_told_before_the_first_step(judge, bright, tmp_path, capsys):
+    config = shift(judge, bright[0] / "some.npz")
+    config.eval.b = f"npz:{tmp_path / 'nowhere.npz'}"
+    config.num_train_steps = config.eval.every = 2
+    assert int(train.run(config, tmp_path / "run").step) == 2
+    told = capsys.readouterr().out
+    first, last = (told.index(words) for words in ("will not be evaluated: ", "Not evaluated: "))
+    assert first < last and told.count("config.eval.b: ") == 2 and "nowhere.npz" in told[first:last]
+    train.run(config, tmp_path / "run")  # there is nothing left to evaluate
+    assert "evaluated: " not in capsys.readouterr().out
 
 
 def test_other_real_images(run, judge, bright, digits, tmp_path):

@@ -208,7 +208,8 @@ def by_hand(gan, state, batch):
             fake_patches, _ = gan.discriminator.apply(d, fake)
 
             def slope(x):
-                critic = lambda x: gan.discriminator.apply(d, x[None])[0].mean()  # noqa: E731
+                # Of the patches' sum, as published, not of their mean.
+                critic = lambda x: gan.discriminator.apply(d, x[None])[0].sum()  # noqa: E731
                 return jnp.sqrt((jax.grad(critic)(x) ** 2).sum())
 
             norms = jax.vmap(slope)(t * fake + (1 - t) * image)
@@ -312,15 +313,23 @@ def test_translates_other_sizes():
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
-def test_samples_are_other_examples_images():
-    (state, _), batch = two_steps(), make_batch(4)
-    made = method.sample(PLAIN, state, RNG, batch)
+def source_of(i, label):
+    """The nearest after example i, around the batch, that has another label; else itself."""
+    around = [(i + k) % len(label) for k in range(1, len(label))]
+    return next((j for j in around if label[j] != label[i]), i)
+
+
+@pytest.mark.parametrize("label", [[0, 0, 1, 2, 2], [1, 1, 1, 1, 0], [2, 2, 2, 2, 2]])
+def test_samples_are_of_images_of_another_label(label):
+    (state, _), batch = two_steps(), make_batch(5)
+    batch["label"] = np.array(label, np.int32)
     base = method.baselines(PLAIN, state, batch)
-    others = np.concatenate([batch["image"][1:], batch["image"][:1]])
+    others = batch["image"][[source_of(i, label) for i in range(5)]]
     np.testing.assert_array_equal(base["copied"], others)
     constant = np.broadcast_to(np.asarray(state.colour), others.shape)
     np.testing.assert_array_equal(base["constant"], constant)
     assert list(base) == ["constant", "copied"]
+    made = method.sample(PLAIN, state, RNG, batch)
     np.testing.assert_allclose(made, translated(PLAIN, state, others, batch["label"]), atol=1e-5)
 
 

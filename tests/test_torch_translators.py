@@ -12,7 +12,7 @@ from torch_twins import PatchGAN, ResNet, UNet, nchw, nhwc, spread, torch
 from aigc_jax import torch_weights
 from aigc_jax.errors import UserError
 from aigc_jax.models import patchgan, pix2pix_unet, resnet_translator
-from aigc_jax.models.torch_translators import from_torch, multiple
+from aigc_jax.models.torch_translators import channels, from_torch, multiple
 
 NETS = {
     "resnet 6": lambda: ResNet(width=4, blocks=6),
@@ -104,6 +104,19 @@ def test_networks_and_their_multiples():
     assert [multiple(found[name]) for name in names] == [4, 4, 32, 64, 1]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet 1, grey to colour", (1, 3)),
+        ("cut, dropout", (3, 1)),
+        ("u-net 6, colour to grey", (3, 1)),
+        ("patchgan, pairs", (6, 1)),
+    ],
+)
+def test_channels(name, expected):
+    assert channels(*from_torch(arrays_of(name))) == expected
+
+
 @pytest.mark.parametrize("name", ["resnet 6", "cut", "u-net 5", "patchgan, pairs"])
 def test_variables_are_those_of_the_module(name):
     module, variables = from_torch(arrays_of(name))
@@ -113,6 +126,23 @@ def test_variables_are_those_of_the_module(name):
     assert jax.tree.map(lambda a: (a.shape, a.dtype), variables) == jax.tree.map(
         lambda a: (a.shape, a.dtype), like
     )
+
+
+def test_channels_are_the_architectures():
+    """Whatever stands first in the file."""
+    expected = {"resnet 1, grey to colour": (1, 3), "cut, dropout": (3, 1), "u-net 5": (3, 3),
+                "u-net 6, colour to grey": (3, 1)}  # fmt: skip
+    for name, both in expected.items():
+        backwards = dict(reversed(arrays_of(name).items()))
+        assert channels(*from_torch(backwards)) == both
+
+
+@pytest.mark.parametrize("name", ["resnet 6", "u-net 5", "patchgan"])
+def test_an_empty_array_is_named(name):
+    arrays = arrays_of(name)
+    key = next(iter(arrays))
+    arrays[key] = arrays[key][:0]
+    assert f"{key} is empty, (0, " in told(arrays)
 
 
 def told(arrays):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc_jax import cli, runs, train
+from aigc_jax import cli, methods, runs, train
 from aigc_jax import config as configs
 from aigc_jax.errors import UserError
 from aigc_jax.tiles import spans
-from aigc_jax.translation import Translator, translate
+from aigc_jax.translation import Translator, check_direction, keywords, translate
 from aigc_jax.types import to_uint8
 from aigc_jax.writers import save_png
 
@@ -63,6 +63,9 @@ BOTH_WAYS = """
 def translate(spec, state, images, direction="a2b"):
     return spec.apply(state.nets[direction], images)
 """
+ONE_WAY = """
+DIRECTIONS = ("a2b",)
+"""
 TO_A_CLASS = """
 def translate(spec, state, images, label):
     return spec.apply(state.nets["a2b"], images * (0.1 * label).reshape(-1, 1, 1, 1))
@@ -75,6 +78,7 @@ def my_methods(tmp_path_factory):
     (folder / "a_translator").mkdir()
     (folder / "a_translator" / "__init__.py").touch()
     (folder / "a_translator" / "blocks.py").write_text(METHOD + BOTH_WAYS)
+    (folder / "a_translator" / "one_way.py").write_text(METHOD + BOTH_WAYS + ONE_WAY)
     (folder / "a_translator" / "classes.py").write_text(METHOD + TO_A_CLASS)
     sys.path.insert(0, str(folder))
     yield
@@ -224,6 +228,41 @@ def test_grey_and_colour_become_what_the_run_reads(run, grey_run, tmp_path):
             assert close(made, by_hand(workdir, image)), name
 
 
+def test_to_colour_a_run_is_given_what_it_was_trained_on(tmp_path):
+    """Grey of equal channels, whatever a file holds; the way back colours, as they are."""
+    workdir = trained(tmp_path / "run", task="colorize", data={"a": "", "b": ""})
+    image = noise(9, 14, 3)
+    luma = np.asarray(Image.fromarray(image).convert("L"))[..., None].repeat(3, 2)
+    save_png(image, tmp_path / "x.png")
+    cases = [("a2b", [], luma), ("b2a", [], image), ("a2b", ["--pairs"], luma[:, :7]),
+             ("b2a", ["--pairs"], image[:, 7:])]  # fmt: skip
+    for i, (way, flags, read) in enumerate(cases):
+        out = tmp_path / str(i)
+        aigc("--workdir", workdir, "--input", tmp_path / "x.png", "--out", out,
+             "--direction", way, *flags)  # fmt: skip
+        assert close(picture(out / "x.png"), by_hand(workdir, read, way)), (way, flags)
+
+
+def test_what_is_transparent_is_white(run, tmp_path):
+    image, alpha = noise(6, 9, 3), noise(6, 9, 1, seed=1)
+    alpha[:3] = 0
+    share = alpha / 255
+    white = np.round(image * share + 255 * (1 - share)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    pixels = np.concatenate([image, alpha], -1)
+    Image.fromarray(pixels).save(tmp_path / "in" / "rgba.png")
+    palette = Image.new("P", (9, 6), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.save(tmp_path / "in" / "palette.png", transparency=1)
+    Image.new("L", (9, 6), 7).save(tmp_path / "in" / "key.png", transparency=7)
+    translate(run, str(tmp_path / "in"), tmp_path / "out")
+    blank = np.full_like(image, 255)
+    for name, seen in (("rgba", white), ("palette", blank), ("key", blank)):
+        made = picture(tmp_path / "out" / f"{name}.png").astype(int)
+        assert abs(made - by_hand(run, seen)).max() <= 3, name  # alpha is blended in 8 bits
+    assert not close(made, by_hand(run, image))
+
+
 def test_two_of_one_stem_in_one_folder(run, tmp_path):
     for name in ("x.png", "x.bmp", "y.bmp"):
         save_png(noise(4, 4, 3), tmp_path / "in" / name)
@@ -295,7 +334,7 @@ def test_a_translator_keeps_the_order(run):
 
 @pytest.mark.parametrize(("side", "tile", "multiple"), [
     (64, 64, 4), (68, 64, 4), (100, 64, 4), (1000, 64, 4), (4096, 2048, 256), (120, 40, 1),
-    (768, 512, 256), (44, 8, 4),
+    (768, 512, 256), (44, 8, 4), (256, 2048, 256), (4, 16, 4),
 ])  # fmt: skip
 def test_tiles_cover_a_side(side, tile, multiple):
     """Every pixel's weights sum to 1; none jumps where a tile begins or ends."""
@@ -310,7 +349,7 @@ def test_tiles_cover_a_side(side, tile, multiple):
     assert len(found) == 1 or whole.min() >= 0
 
 
-@pytest.mark.parametrize("size", [(40, 40), (45, 17), (13, 70), (33, 34)])
+@pytest.mark.parametrize("size", [(40, 40), (45, 17), (13, 70), (33, 34), (3, 70), (70, 4)])
 def test_tiles_equal_the_whole_where_a_network_sees_blocks(run, size):
     """They start where the network's own blocks do."""
     image = noise(*size, 3)
@@ -424,7 +463,41 @@ def test_published_weights_write_what_pytorch_would(published, tmp_path):
         assert np.mean(ours == theirs) > 0.99  # cut off as there, not rounded: that would be half
 
 
+def test_halves_by_published_weights(published, tmp_path):
+    """The left one unless the direction says otherwise; each is translated the same way."""
+    path, write = published
+    pair = noise(16, 32, 3)
+    save_png(pair, tmp_path / "x.png")
+    for flags, half in (([], pair[:, :16]), (["--direction=a2b"], pair[:, :16]),
+                        (["--direction=b2a"], pair[:, 16:])):  # fmt: skip
+        out = tmp_path / f"out{flags}"
+        aigc("--weights", path, "--input", tmp_path / "x.png", "--out", out, "--pairs", *flags)
+        assert close(picture(out / "x.png"), write(half))
+
+
+@pytest.mark.parametrize(("taken", "made"), [(2, 3), (3, 5)])
+def test_published_weights_of_other_channels(published, tmp_path, taken, made):
+    torch = pytest.importorskip("torch")
+    state = torch.load(published[0])
+    state["model.1.weight"] = torch.zeros(4, taken, 7, 7)
+    last = [key for key in state if key.endswith(".weight")][-1]
+    state |= {last: torch.zeros(made, 4, 7, 7), last.replace("weight", "bias"): torch.zeros(made)}
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=f"net.pth: it makes {made} channels of {taken}"):
+        Translator.of_weights(tmp_path / "net.pth")
+
+
 # ---- mistakes ----
+
+
+def test_a_direction_that_a_method_lacks_is_told_before_anything_is_read():
+    config = configs.default()
+    config.method = "a_translator.one_way"
+    assert keywords(config, None, None) == {"direction": "a2b"}
+    with pytest.raises(UserError, match=r"--direction b2a: .* 'one_way' translates a2b alone"):
+        keywords(config, "b2a", None)
+    check_direction(methods.load("cyclegan"), "b2a")
+
 
 MISTAKES = {
     "direction": ("--workdir={run} --direction=a2c", ["'a2c'", "a2b or b2a"]),
@@ -440,6 +513,10 @@ MISTAKES = {
     "a weight file's direction": ("--weights={file} --direction=b2a", ["--direction b2a"]),
     "a weight file's label": ("--weights={file} --label=1", ["--label 1"]),
     "a weight file's step": ("--weights={file} --step=1", ["--step 1"]),
+    "an unknown half": (
+        "--weights={file} --pairs --direction=a2c",
+        ["'a2c'", "a2b or b2a"],
+    ),
     "odd pairs": ("--workdir={run} --pairs --input={odd}", ["{odd}/x.png", "15 pixels wide"]),
     "label": ("--workdir={run} --label=3", ["--label 3", "'a_translator.blocks'"]),
     "no label": ("--workdir={classes}", ["'a_translator.classes'", "--label"]),

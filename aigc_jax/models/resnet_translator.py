@@ -121,7 +121,7 @@ class Generator(nn.Module):
         """What each of the first `blocks` residual blocks returns."""
         if self.is_initializing():
             for layer in self.residual:
-                layer(x)
+                layer(reflect_pad(x, 1))
         weights = [layer.variables["params"] for layer in self.residual[: 2 * blocks]]
         weights = [jax.tree.map(lambda *p: jnp.stack(p), *weights[i::2]) for i in range(2)]
         conv = Conv(4 * self.width, padding=0, dtype=self.dtype, parent=None)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from aigc_jax import models
 from aigc_jax.errors import UserError
 from aigc_jax.models import patchgan, pix2pix_unet, resnet_translator
 from aigc_jax.torch_weights import strip_prefix
@@ -60,10 +61,13 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, PyTree]:
       a PatchGAN logits. Batch norm uses its running statistics, as PyTorch does after `eval()`.
 
     Raises:
-      UserError: of another network; the line names the nearest and what differs.
+      UserError: of another network; the line names the nearest and what differs. An empty array.
     """
     arrays = strip_prefix(arrays, "module.")
     arrays = {key: a for key, a in arrays.items() if not key.endswith(".num_batches_tracked")}
+    empty = next((key for key, a in arrays.items() if a.size == 0), None)
+    if empty is not None:
+        raise UserError(f"{empty} is empty, {arrays[empty].shape}: this is no trained network.")
     found = [(c, _leaves(c)) for c in _candidates(arrays)]
     if not found:
         raise UserError(
@@ -83,9 +87,14 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, PyTree]:
 
 def multiple(module: nn.Module) -> int:
     """The sides of images for a network of `from_torch` are multiples of this."""
-    if isinstance(module, pix2pix_unet.Generator):
-        return pix2pix_unet.multiple(module)
-    return 1 if isinstance(module, patchgan.Discriminator) else resnet_translator.multiple(module)
+    return models.multiple(module)
+
+
+def channels(module: nn.Module, variables: PyTree) -> tuple[int, int]:
+    """Of the images that a network of `from_torch` takes, and of those (or logits) it returns."""
+    first = {"first", "down_0", "Conv_0"} & set(variables["params"])
+    taken = variables["params"][first.pop()]["kernel"].shape[2]
+    return taken, getattr(module, "channels", 1)
 
 
 def _some(words: list[str]) -> str:
