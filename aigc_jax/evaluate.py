@@ -39,7 +39,7 @@ class Evaluator:
         the path of images or statistics, see `sets.see`.
       num: samples, whatever the number of real images; None: as many as there are of those, and
         `eval.num_samples` at most. The method's own metrics are of so many real images at most;
-        None: all.
+        None: all, of a method that translates `eval.num_samples`.
       settings: how numbers are made of features.
       cache: a folder that keeps what the network saw of the real images.
 
@@ -65,7 +65,8 @@ class Evaluator:
         own = [name for name in metrics if name not in suite.METRICS]
         self._own = self._samples = None
         if hasattr(method, "eval_step") and (own or not metrics):
-            self._own = _Own(config, method, spec, layout, own, num)
+            most = config.eval.num_samples if hasattr(method, "translate") else None
+            self._own = _Own(config, method, spec, layout, own, most if num is None else num)
         else:
             suite.check(metrics)
         named = [name for name in metrics if name in suite.METRICS]

@@ -83,7 +83,7 @@ def test_outputs_equal_torchs(name, tmp_path):
 
 
 @pytest.mark.parametrize("new", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.module."])
 def test_both_formats_of_file_and_dataparallel(new, prefix, tmp_path):
     net = spread(NETS["resnet 6"]())
     module, variables = from_torch(saved(net, tmp_path / "net.pth", new, prefix))

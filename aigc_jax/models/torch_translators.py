@@ -52,8 +52,9 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, PyTree]:
       arrays: of the file, as `aigc_jax.torch_weights.load` gives them: of `resnet_translator` with
         any width, blocks and channels, from training with dropout or without, plain or with CUT's
         blur filters; of `pix2pix_unet` of any depth, with batch or instance norm; of `patchgan`
-        likewise. DataParallel's "module." is dropped from names; so are the running statistics
-        that older files have of instance norms, as PyTorch's own code does.
+        likewise. DataParallel's "module." and a checkpoint's "state_dict." are dropped from names;
+        so are the running statistics that older files have of instance norms, as PyTorch's own
+        code does.
 
     Returns:
       `(module, variables)`: `module.apply(variables, x, train=False)` takes x (B, H, W, C) in
@@ -63,7 +64,8 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> tuple[nn.Module, PyTree]:
     Raises:
       UserError: of another network; the line names the nearest and what differs. An empty array.
     """
-    arrays = strip_prefix(arrays, "module.")
+    for wrapping in ("state_dict.", "module."):
+        arrays = strip_prefix(arrays, wrapping)
     arrays = {key: a for key, a in arrays.items() if not key.endswith(".num_batches_tracked")}
     empty = next((key for key, a in arrays.items() if a.size == 0), None)
     if empty is not None:
