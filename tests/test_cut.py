@@ -256,7 +256,9 @@ def test_from_config_is_as_published():
     assert cut == published and cut.nce_weight == 1 and cut.patches == 256
     assert cut.identity and not cut.flip and cut.temperature == 0.07
     judge = cut.adversary
-    assert judge.discriminator == Discriminator(64, 3, "instance", antialias=True, axis_name="data")
+    assert judge.discriminator == Discriminator(
+        64, 3, "instance", antialias=True, init_gain=0.0, axis_name="data"
+    )
     assert judge.loss is adversarial.least_squares
     assert judge.weight == 2 and not judge.adaptive and judge.axis_name == "data"
     fields = dict(nce_weight=10.0, identity=False, flip_equivariance=True)
