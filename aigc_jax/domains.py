@@ -2,11 +2,28 @@
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from aigc_jax import models
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import translation
 from aigc_jax.types import Array, Batch
 
 DIRECTIONS = {"a2b": ("a", "b"), "b2a": ("b", "a")}  # source and target of each
+
+
+def generator(config: ConfigDict, axis_name: str | None) -> nn.Module:
+    """The network that `config.generator` names. UserError: an unknown family or field."""
+    return models.build(
+        config.generator,
+        "Generator",
+        image_size=config.image_size,
+        channels=config.channels,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
 
 
 def first(batch: Batch, method: str) -> tuple[Array, Array]:

@@ -25,8 +25,6 @@ from aigc_jax.scoring import Seen, Viewer
 from aigc_jax.sets import Filled, see
 from aigc_jax.types import Batch, to_uint8
 
-_SOURCES = ("tfds:", "digits", "mnistm")  # which the run's own pipeline reads, split by split
-
 
 class SampleScores:
     """Measures the samples of any state of one run; see `evaluate.Evaluator` for the arguments.
@@ -130,7 +128,7 @@ class SampleScores:
 
     @property
     def _real_is_path(self) -> bool:
-        return bool(self._real) and not self._real.startswith(_SOURCES)
+        return bool(self._real) and not self._real.startswith(configured.WITH_SPLITS)
 
     @property
     def _most(self) -> int:

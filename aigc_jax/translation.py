@@ -24,15 +24,14 @@ from aigc_jax.data import folders, pictures
 from aigc_jax.data.dataset import to_channels
 from aigc_jax.data.pairs import halves
 from aigc_jax.data.pictures import Picture
+from aigc_jax.domains import DIRECTIONS
 from aigc_jax.errors import UserError
 from aigc_jax.types import to_uint8
 from aigc_jax.writers import save_png
 
-DIRECTIONS = ("a2b", "b2a")
 TILE = 2048
 _PIXELS = 2**20  # at once on each device
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values of images on their side
-
 _ALPHA = ("LA", "PA", "RGBA")
 
 
@@ -191,13 +190,17 @@ def has_directions(method: ModuleType) -> bool:
 
 def check_direction(method: ModuleType, direction: str) -> None:
     """UserError for an unknown direction, and one that is not among a method's `DIRECTIONS`."""
-    if direction not in DIRECTIONS:
-        raise UserError(f"--direction {direction!r}: take {' or '.join(DIRECTIONS)}.")
+    _check_known(direction)
     name = method.__name__.rpartition(".")[2]
     known = getattr(method, "DIRECTIONS", DIRECTIONS) if has_directions(method) else ()
     if direction not in known:
         which = f"translates {' and '.join(known)} alone" if known else "has no directions"
         raise UserError(f"--direction {direction}: the method {name!r} {which}.")
+
+
+def _check_known(direction: str) -> None:
+    if direction not in DIRECTIONS:
+        raise UserError(f"--direction {direction!r}: take {' or '.join(DIRECTIONS)}.")
 
 
 def keywords(config: ConfigDict, direction: str | None, label: int | None) -> dict[str, Any]:
@@ -293,8 +296,8 @@ def _half_of_weights(
     """By the direction; UserError where a run is named too, or what a weight file doesn't have."""
     if (workdir is None) == (weights is None):
         raise UserError("Give a run's --workdir, or --weights of a published file: one of them.")
-    if direction not in (None, *DIRECTIONS):
-        raise UserError(f"--direction {direction!r}: take {' or '.join(DIRECTIONS)}.")
+    if direction is not None:
+        _check_known(direction)
     if not pairs:
         of_runs["direction"] = direction
     for name, value in of_runs.items():

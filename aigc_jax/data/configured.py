@@ -12,7 +12,8 @@ from aigc_jax.data import pipeline, sources, tasks
 from aigc_jax.errors import UserError
 from aigc_jax.types import Batch
 
-_WITH_SPLITS = ("tfds:", "digits", "mnistm")
+# Sources that have splits; others are read whole where they are named by themselves.
+WITH_SPLITS = ("tfds:", "digits", "mnistm")
 
 
 def dataset(
@@ -179,7 +180,7 @@ def held_out(config: ConfigDict, source: str | None = None) -> HeldOut:
 
 def _measured(config: ConfigDict, source: str | None = None) -> sources.Dataset:
     """The config's source at `eval.split`, or another, whole where it is without splits."""
-    whole = source is not None and not source.startswith(_WITH_SPLITS)
+    whole = source is not None and not source.startswith(WITH_SPLITS)
     return dataset(config, "all" if whole else config.eval.split, source)
 
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from aigc_jax import adversary, domains, models, optim
+from aigc_jax import adversary, domains, optim
 from aigc_jax.adversary import Adversary
 from aigc_jax.errors import UserError
 from aigc_jax.losses.contrastive import patch_nce
@@ -119,15 +119,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
             "and data.b."
         )
     judge = adversary.required(config, axis_name, "CUT")
-    dtype = jnp.dtype(config.dtype)
-    generator = models.build(
-        config.generator,
-        "Generator",
-        image_size=config.image_size,
-        channels=config.channels,
-        dtype=dtype,
-        axis_name=axis_name,
-    )
+    generator = domains.generator(config, axis_name)
     if not hasattr(generator, "with_features"):
         raise UserError(
             f"CUT looks into its generator, and {config.generator.name!r} doesn't let it: take "
@@ -135,7 +127,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
         )
     return CUT(
         generator=generator,
-        head=PatchHead(config.head_features, dtype=dtype),
+        head=PatchHead(config.head_features, dtype=jnp.dtype(config.dtype)),
         g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
         head_tx=optim.optimizer(config.optimizer, config.num_train_steps),
         adversary=judge,

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from aigc_jax import adversary, domains, models, optim
+from aigc_jax import adversary, domains, optim
 from aigc_jax.adversary import Adversary
 from aigc_jax.domains import DIRECTIONS
 from aigc_jax.errors import UserError, did_you_mean
@@ -99,16 +99,8 @@ def defaults() -> ConfigDict:
 def from_config(config: ConfigDict, axis_name: str | None = None) -> CycleGAN:
     """The static half that a config describes. UserError for names that don't exist."""
     judge = adversary.required(config, axis_name, "CycleGAN")
-    generator = models.build(
-        config.generator,
-        "Generator",
-        image_size=config.image_size,
-        channels=config.channels,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-    )
     return CycleGAN(
-        generator=generator,
+        generator=domains.generator(config, axis_name),
         g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
         adversary=judge,
         cycle_weights=tuple(config.cycle_weights),

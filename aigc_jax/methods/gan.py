@@ -19,7 +19,7 @@ from aigc_jax import models, optim
 from aigc_jax.losses import adversarial, penalties
 from aigc_jax.metrics import collapse
 from aigc_jax.metrics.diversity import within_class_variance
-from aigc_jax.parallel import axis_size, example_keys, index_keys, pmean
+from aigc_jax.parallel import axis_size, example_keys, index_keys, interleave, pmean
 from aigc_jax.types import Array, Batch, Metrics
 
 
@@ -241,7 +241,7 @@ def _update_d(
 ) -> tuple[Any, Any, Metrics]:
     # One pass over real and fake, interleaved, so that every layout of devices sees the same
     # groups; batch norm keeps their statistics apart.
-    images = jnp.stack([real, fake], 1).reshape(-1, *real.shape[1:])
+    images = interleave(real, fake)
     labels = None if label is None else jnp.repeat(label, 2)
 
     def loss_fn(params: Any) -> tuple[Array, tuple[Metrics, Any]]:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from ml_collections import ConfigDict
 
-from aigc_jax import adversary, domains, models, optim
+from aigc_jax import adversary, domains, optim
 from aigc_jax.adversary import Adversary
 from aigc_jax.errors import UserError
 from aigc_jax.layers.colour import with_luma_of
@@ -104,16 +104,8 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Pix2Pix:
         )
     if config.keep_luma and config.channels != 3:
         raise UserError("config.keep_luma is for colour images: set config.channels to 3.")
-    generator = models.build(
-        config.generator,
-        "Generator",
-        image_size=config.image_size,
-        channels=config.channels,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-    )
     return Pix2Pix(
-        generator=generator,
+        generator=domains.generator(config, axis_name),
         g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
         adversary=adversary.from_config(config, axis_name),
         l1_weight=config.l1_weight,
