@@ -34,6 +34,9 @@ FREE_FIELDS = frozenset(
     ]
 )
 
+# Tasks with damaged images and their truth.
+RESTORING = ("restore", "inpaint")
+
 
 def default() -> ConfigDict:
     """The fields every config has, with values that suit a small run on any device."""
@@ -51,6 +54,9 @@ def default() -> ConfigDict:
                 "split": "train",
                 "load_size": 0,  # read at this size and cropped at random; 0: not cropped
                 "flip": False,  # mirror half of the images
+                "turn": False,  # and turn them by 0, 90, 180 or 270 degrees
+                "degrade": "",  # of the task restore, e.g. "noise(0..55)"; see data.degrade
+                "mask": "",  # of the task inpaint, e.g. "strokes|boxes"; see data.masks
                 "cache_bytes": 2 << 30,  # sets that decode to less than this stay in memory
             },
             "image_size": 32,
@@ -84,6 +90,7 @@ def default() -> ConfigDict:
             "eval": {
                 "every": 0,  # steps; 0: at the end only
                 "split": "test",
+                "source": "",  # held-out images; "": data.source at `split`
                 "a": "",  # held-out images of the domains; "": data.a and data.b at `split`
                 "b": "",
                 "paired": False,  # image i of `a` and image i of `b` show one scene
@@ -184,7 +191,7 @@ def _check_domains(config: ConfigDict) -> None:
             f"config.{named[0]} is {domains[named[0]]!r}, a domain of the task 'unpaired', and "
             f"config.task is {config.task!r}: set config.task=unpaired, or leave the domain out."
         )
-    if config.data.swap and config.task in ("generate", "label", "unpaired"):
+    if config.data.swap and config.task in ("generate", "label", "unpaired", *RESTORING):
         other = "exchange data.a and data.b" if unpaired else "leave it out"
         raise UserError(f"config.data.swap: the task {config.task!r} has no pairs: {other}.")
     for domain in "ab" if unpaired else "":
@@ -204,14 +211,14 @@ def resolve(config: ConfigDict, batch: Batch) -> ConfigDict:
     """The config with what it leaves to the data (`channels`, `num_classes`) read off a batch.
 
     Raises:
-      UserError: the images (`image`, or `a` and `b`) have another size; there are labels, of
-        which a batch can't tell the number.
+      UserError: the images (`image`, `a` and `b`, or `target`) have another size; there are
+        labels, of which a batch can't tell the number.
     """
     config = config.copy_and_resolve_references()
     if config.num_classes < 0 and "label" in batch:
         raise UserError("Set config.num_classes: a batch with labels doesn't tell how many.")
     config.num_classes = max(0, config.num_classes) if "label" in batch else 0
-    for field in [field for field in ("image", "a", "b") if field in batch]:
+    for field in [field for field in ("image", "a", "b", "target") if field in batch]:
         shape, size = batch[field].shape[1:], config.image_size
         config.channels = config.channels or shape[-1]
         if shape != (size, size, config.channels):

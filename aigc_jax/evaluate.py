@@ -65,7 +65,7 @@ class Evaluator:
         own = [name for name in metrics if name not in suite.METRICS]
         self._own = self._samples = None
         if hasattr(method, "eval_step") and (own or not metrics):
-            most = config.eval.num_samples if hasattr(method, "translate") else None
+            most = config.eval.num_samples if methods.command(method) else None
             self._own = _Own(config, method, spec, layout, own, most if num is None else num)
         else:
             suite.check(metrics)

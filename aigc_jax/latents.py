@@ -13,12 +13,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aigc_jax import __version__, methods, parallel, runs, sampling
+from aigc_jax import __version__, methods, pair_scores, parallel, runs, sampling
 from aigc_jax import config as configs
 from aigc_jax.data import pictures
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
-from aigc_jax.metrics.image_quality import psnr, ssim, ssim_border
 from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png
 
@@ -29,6 +28,7 @@ _LACKS = {
     "decode": "can't decode latents",
     "latents": "has no latents to walk between",
     "translate": "doesn't translate images",
+    "restore": "doesn't restore images",
 }
 
 
@@ -141,7 +141,7 @@ def reconstruct(
         raise UserError(f"--input {source}: {len(files)} image files, and none can be read.")
     run = runs.load(workdir, step)
     coder = Coder(run, min(_BATCH_SIZE, len(files)))
-    quality, places, found = _Quality(config.image_size), targets(files), {}
+    quality, places, found = pair_scores.Quality(_BATCH_SIZE), targets(files), {}
     for kept, images in itertools.chain([first], stacks):
         batch = _batch(kept, images)
         decoded = coder.decode(coder.encode(batch), batch)
@@ -149,7 +149,7 @@ def reconstruct(
             save_png(pair, Path(out) / places[file])
         found |= zip([file.name for file in kept], quality(images, decoded), strict=True)
     made = {"run": f"{workdir} step {run.step}", "input": source, "skipped": reader.skipped}
-    scores = _summary(found, quality.border) | {"provenance": made | {"version": __version__}}
+    scores = pair_scores.summary(found) | {"provenance": made | {"version": __version__}}
     runs.write_json(Path(out) / SCORES, scores)
     return Reconstruction(scores, reader.resized, reader.skipped)
 
@@ -238,8 +238,9 @@ def check_method(name: str, *needed: str) -> None:
     """UserError, naming the methods that can, where one lacks any of the functions needed."""
     method = methods.load(name)
     missing = next((function for function in needed if not hasattr(method, function)), None)
-    if missing and hasattr(method, "translate"):
-        raise UserError(f"The method {name!r} {_LACKS[missing]}: aigc translate translates them.")
+    does = methods.command(method)
+    if missing and does:
+        raise UserError(f"The method {name!r} {_LACKS[missing]}: aigc {does} {does}s them.")
     if missing:
         files = pkgutil.iter_modules(methods.__path__)
         known = [file.name for file in files if not file.name.startswith("_")]
@@ -275,39 +276,6 @@ def _batch(files: Sequence[Picture], images: np.ndarray) -> dict[str, np.ndarray
     if files[0].label is not None:
         batch["label"] = np.array([file.label for file in files], np.int32)
     return batch
-
-
-class _Quality:
-    """{"psnr": dB, "ssim": ...} of each pair of uint8 images."""
-
-    def __init__(self, image_size: int) -> None:
-        self.border = ssim_border(image_size)
-        self._psnr = jax.jit(functools.partial(psnr, data_range=(0, 255)))
-        self._ssim = jax.jit(functools.partial(ssim, data_range=(0, 255), border=self.border))
-
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
-        whole = parallel.padded({"x": x, "y": y}, _BATCH_SIZE)
-        floats = [whole[name].astype(np.float32) for name in "xy"]
-        columns = (self._psnr(*floats).tolist(), self._ssim(*floats).tolist())
-        scores = [{"psnr": p, "ssim": s} for p, s in zip(*columns, strict=True)]
-        return scores[: len(x)]
-
-
-def _summary(found: dict[str, dict[str, float]], border: str) -> dict[str, Any]:
-    """The means and the rest. JSON has no infinity: it is null."""
-    finite = [score["psnr"] for score in found.values() if np.isfinite(score["psnr"])]
-    exact = len(found) - len(finite)
-    images = {
-        name: {**score, "psnr": score["psnr"] if np.isfinite(score["psnr"]) else None}
-        for name, score in found.items()
-    }
-    mean = float(np.mean(finite)) if finite else None
-    mean_ssim = float(np.mean([score["ssim"] for score in found.values()]))
-    return {
-        "psnr": {"value": mean, "unit": "dB", "n": len(finite), "exact": exact},
-        "ssim": {"value": mean_ssim, "n": len(found), "border": border},
-        "images": images,
-    }
 
 
 def _drawn(run: runs.Run, labels: np.ndarray | None, rows: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The scores of a run's samples beside real images; where it translates, of baselines too."""
+"""The scores of a run's samples beside real images; where made of images, of baselines too."""
 
 import functools
 import hashlib
@@ -19,6 +19,7 @@ from aigc_jax import config as configs
 from aigc_jax.data import configured
 from aigc_jax.data.dataset import subset
 from aigc_jax.errors import UserError
+from aigc_jax.methods import command
 from aigc_jax.metrics import protocols
 from aigc_jax.scores import BASELINES, Evaluation
 from aigc_jax.scoring import Seen, Viewer
@@ -30,7 +31,8 @@ class SampleScores:
     """Measures the samples of any state of one run; see `evaluate.Evaluator` for the arguments.
 
     A run that translates is given the held-out images of its source domain, and measured beside
-    those of the target domain; so is each of its method's `baselines`.
+    those of the target domain, and one that restores damaged and whole ones; so is each of its
+    method's `baselines`.
 
     Args:
       asked: False leaves out the label accuracy of translations where it tells nothing: without
@@ -64,7 +66,7 @@ class SampleScores:
         self._viewer = Viewer(
             network, self._settings.protocol, layout, section.extractor_batch_size
         )
-        self._translates = hasattr(method, "translate")
+        self._translates = command(method) is not None
         self._sampler = sampling.Sampler(method, spec, layout)
         self._baselines = {}
         if hasattr(method, "baselines"):

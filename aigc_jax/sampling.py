@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax import parallel
 from aigc_jax.errors import UserError
+from aigc_jax.methods import command
 from aigc_jax.runs import Run
 from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png, tile
@@ -63,10 +64,10 @@ def to_numpy(
 
 
 def check_draws(method: ModuleType, knobs: Iterable[str] = ()) -> None:
-    """As `check_knobs`; and UserError if its `sample` needs images, which it translates."""
+    """As `check_knobs`; and UserError if its `sample` needs images, which it changes."""
     name = method.__name__.rpartition(".")[2]
-    if hasattr(method, "translate"):
-        raise UserError(f"The method {name!r} draws no images, it translates them: aigc translate.")
+    if does := command(method):
+        raise UserError(f"The method {name!r} draws no images, it {does}s them: aigc {does}.")
     check_knobs(method, knobs)
 
 

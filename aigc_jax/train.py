@@ -118,8 +118,8 @@ def farewell(workdir: str | Path) -> str:
     pictures = sorted(Path(workdir).glob("samples/*.png"))
     look = [str(path) for path in (*pictures[-1:], Path(workdir) / "losses.png")]
     method, following = methods.load(configs.of_run(workdir).method), ""
-    if hasattr(method, "translate"):
-        following = f" Next: aigc translate --workdir {workdir} --input FOLDER --out translated"
+    if does := methods.command(method):
+        following = f" Next: aigc {does} --workdir {workdir} --input FOLDER --out {does}d"
     elif hasattr(method, "sample"):
         following = f" Next: aigc sample --workdir {workdir} --out samples.png"
     elif hasattr(method, "encode"):

@@ -3,10 +3,6 @@
 import dataclasses
 import functools
 import inspect
-import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,73 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from aigc_jax import config as configs
-from aigc_jax import latents, methods, parallel, runs, sampling, tiles, torch_weights
-from aigc_jax.data import folders, pictures
+from aigc_jax import latents, methods, runs, sampling, torch_weights
+from aigc_jax.anysize import TILE, AnySize
 from aigc_jax.data.dataset import to_channels
 from aigc_jax.data.pairs import halves
-from aigc_jax.data.pictures import Picture
 from aigc_jax.domains import DIRECTIONS
 from aigc_jax.errors import UserError
-from aigc_jax.types import to_uint8
-from aigc_jax.writers import save_png
-
-TILE = 2048
-_PIXELS = 2**20  # at once on each device
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values of images on their side
-_ALPHA = ("LA", "PA", "RGBA")
+from aigc_jax.picture_files import PictureFiles, picture
 
 
-class Translator:
-    """A translator network on all of this process's devices, compiled once for each size.
+class Translator(AnySize):
+    """A translator network on images of any size; instance norm sees the least padding there is.
 
-    An image is padded at its right and bottom by reflection to the least multiple that the network
-    works at, and cropped back: instance norm sees the padding, so there is no more of it than
-    needed. One of more than `tile` pixels a side goes through in tiles that overlap by an eighth,
-    in which they are blended linearly.
-
-    Args:
-      apply: (variables, (B, H, W, C) float32 in [-1, 1]) -> (B, H, W, C'), of the same size.
-      channels: C.
-      multiple: of which H and W must be.
-      tile: pixels, at least two of those multiples.
-      finish: [-1, 1] -> uint8.
+    Attributes:
       grey: whether it was trained on grey images of equal channels alone: files are read so.
-
-    Raises:
-      UserError: a smaller tile.
     """
 
-    def __init__(
-        self,
-        apply: Callable[[Any, jax.Array], jax.Array],
-        variables: Any,
-        *,
-        channels: int,
-        multiple: int = 1,
-        tile: int = TILE,
-        finish: Callable[[jax.Array], jax.Array] = to_uint8,
-        grey: bool = False,
-    ) -> None:
-        if tile < 2 * multiple:
-            raise UserError(
-                f"--tile {tile}: give {2 * multiple} or more: the network works at multiples of "
-                f"{multiple} pixels, and tiles overlap by as many."
-            )
-        self.channels, self.multiple, self.tile = channels, multiple, tile // multiple * multiple
-        self.grey = grey
-        self._layout = parallel.layout("jit", jax.local_devices())
-        self._variables = self._layout.place_state(variables)
-        self._finish = finish
-
-        def translated(variables: Any, images: jax.Array) -> jax.Array:
-            return apply(variables, images.astype(jnp.float32) / 127.5 - 1)
-
-        self._floats = self._layout.replicated(translated)
-        self._whole = self._layout.replicated(lambda *args: finish(translated(*args)))
+    grey: bool = False
 
     @classmethod
     def of_run(
@@ -96,10 +44,10 @@ class Translator:
                 told["label"] = jnp.full(len(images), label, jnp.int32)
             return run.method.translate(run.spec, state, images, **told)
 
-        return cls(
-            apply, run.state, channels=run.config.channels, multiple=run.method.multiple(run.spec),
-            tile=tile, grey=run.config.task == "colorize" and _half(run.config, known) == "left",
-        )  # fmt: skip
+        multiple = run.method.multiple(run.spec)
+        made = cls(apply, run.state, channels=run.config.channels, multiple=multiple, tile=tile)
+        made.grey = run.config.task == "colorize" and _half(run.config, known) == "left"
+        return made
 
     @classmethod
     def of_weights(cls, path: str | Path, tile: int = TILE) -> "Translator":
@@ -125,57 +73,6 @@ class Translator:
                 f"--weights {path}: it makes {made} channels of {taken}, and images have 1 or 3."
             )
         return cls(apply, variables, channels=taken, multiple=multiple, tile=tile, finish=_cut_off)
-
-    def __call__(
-        self, images: Sequence[np.ndarray], batch_size: int | None = None
-    ) -> list[np.ndarray]:
-        """The translation of each image, (H, W, C') uint8.
-
-        Args:
-          images: (H, W, `channels`) uint8, of any sizes.
-          batch_size: fewer are filled up to so many, for one program; None: see `batch_size`.
-        """
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, image in enumerate(images):
-            groups.setdefault(self.padded(*image.shape[:2]), []).append(i)
-        found: dict[int, np.ndarray] = {}
-        for size, members in groups.items():
-            padded = [tiles.pad(images[i], size) for i in members]
-            if max(size) > self.tile:
-                made = map(self._tiled, padded)
-            else:
-                made = itertools.chain(*self._batches(self._whole, np.stack(padded), batch_size))
-            found |= zip(members, made, strict=True)
-        return [found[i][: x.shape[0], : x.shape[1]] for i, x in enumerate(images)]
-
-    def padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size at which an image goes through."""
-        return tuple(-(-side // self.multiple) * self.multiple for side in (height, width))
-
-    def batch_size(self, size: tuple[int, int], n: int) -> int:
-        """How many of n images of a padded size go through at once, as many on each device."""
-        fit = max(1, _PIXELS // (size[0] * size[1])) * len(self._layout.devices)
-        return self._for_all(min(fit, n))
-
-    def _for_all(self, n: int) -> int:
-        devices = len(self._layout.devices)
-        return -(-n // devices) * devices
-
-    def _batches(
-        self, function: Callable, stack: np.ndarray, batch_size: int | None = None
-    ) -> Iterator[np.ndarray]:
-        size = self._for_all(batch_size or self.batch_size(stack.shape[1:3], len(stack)))
-        for start in range(0, len(stack), size):
-            part = {"image": stack[start : start + size]}
-            placed = self._layout.place_whole(parallel.padded(part, size))
-            made = function(self._variables, placed["image"])
-            yield np.asarray(made)[: len(part["image"])]
-
-    def _tiled(self, image: np.ndarray) -> np.ndarray:
-        cover = tiles.cover(image.shape[:2], self.tile, self.multiple)
-        parts = self._batches(self._floats, tiles.cut(image, cover))
-        whole = tiles.blend((tile for part in parts for tile in part), cover)
-        return np.asarray(self._finish(whole))
 
 
 def _cut_off(images: jax.Array) -> jax.Array:
@@ -281,7 +178,7 @@ def translate(
         config = configs.of_run(workdir)
         half = _half(config, keywords(config, direction, label))
     sampling.check_folder(out)
-    files = _Files(source, half if pairs else None)
+    files = _Halves(source, half if pairs else None)
     if workdir is None:
         network = Translator.of_weights(weights, tile)
     else:
@@ -312,92 +209,36 @@ def _half(config: ConfigDict, told: dict[str, Any]) -> str:
     return "right" if of_b != config.data.swap else "left"
 
 
-class _Files:
-    """Image files, of each the whole or a half; those that can't be read are named and skipped."""
+class _Halves(PictureFiles):
+    """Image files, of each the whole or a half."""
 
     def __init__(self, source: str, half: str | None) -> None:
-        self._source, self._half, self._bad = source, half, folders.Unreadable("", 0)
-        self._files = pictures.find(source)
-        self._pool = ThreadPoolExecutor(os.cpu_count())
-        sizes = zip(self._files, self._each(_size, self._files), strict=True)
-        self._sizes = {file: size for file, size in sizes if size}
-        if not self._sizes:
-            raise self._none()
-        if half:
-            self._halve()
-
-    @property
-    def skipped(self) -> list[str]:
-        """The files that turned out to be unreadable."""
-        return sorted(map(str, self._bad.files))
-
-    def translate(self, network: Translator, out: Path) -> int:
-        """Writes the translation of each; how many."""
-        targets, n = latents.targets(self._files), 0
-        with tqdm(
-            total=len(self._sizes), unit="image", delay=2, leave=False, disable=None
-        ) as progress:
-            for files, size in self._batches(network):
-                images = self._each(functools.partial(self._read, network), files)
-                read = {
-                    f: image for f, image in zip(files, images, strict=True) if image is not None
-                }
-                made = network(list(read.values()), size) if read else []
-                paths = [out / targets[file] for file in read]
-                list(self._pool.map(save_png, made, paths))
-                n += len(read)
-                progress.update(len(files))
-        if not n:
-            raise self._none()
-        return n
-
-    def _batches(self, network: Translator) -> Iterator[tuple[list[Picture], int]]:
-        """Files that go through at one size, and how many do at once."""
-        groups: dict[tuple[int, int], list[Picture]] = {}
-        for file, size in self._sizes.items():
-            groups.setdefault(network.padded(*size), []).append(file)
-        for size, files in groups.items():
-            at_once = network.batch_size(size, len(files))
-            for start in range(0, len(files), at_once):
-                yield files[start : start + at_once], at_once
-
-    def _each(self, function: Callable[[Path], Any], files: Sequence[Picture]) -> list[Any]:
-        return list(self._pool.map(lambda file: self._bad.attempt(function, file.path), files))
-
-    def _halve(self) -> None:
-        for file, (height, width) in self._sizes.items():
+        super().__init__(source)
+        self._half = half
+        for file, (height, width) in self.sizes.items() if half else ():
             if width % 2:
                 raise UserError(
                     f"--pairs: {file.path} is {width} pixels wide, which is odd: a pair is two "
                     "images of one width side by side."
                 )
-            self._sizes[file] = height, width // 2
+            self.sizes[file] = height, width // 2
 
-    def _read(self, network: Translator, path: Path) -> np.ndarray:
+    def translate(self, network: Translator, out: Path) -> int:
+        """Writes the translation of each; how many."""
+        read, n = functools.partial(self._pixels, network), 0
+        for files, at_once in self.batches(network):
+            images = self.read(read, files)
+            made = network(list(images.values()), at_once) if images else []
+            self.write(dict(zip(images, made, strict=True)), out)
+            n += len(images)
+        if not n:
+            raise self.none()
+        return n
+
+    def _pixels(self, network: Translator, path: Path) -> np.ndarray:
         """(H, W, channels) uint8."""
-        image = _picture(path, 1 if network.grey else network.channels)
+        image = picture(path, 1 if network.grey else network.channels)
         if self._half:
             image = halves(image, path)[self._half == "right"]
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
         return to_channels(pixels, network.channels)
-
-    def _none(self) -> UserError:
-        n = len(self._files)
-        return UserError(f"--input {self._source}: {n} image files, and none can be read.")
-
-
-def _picture(path: Path, channels: int) -> Image.Image:
-    """As training reads it, but for what is transparent, which is white."""
-    with Image.open(path) as image:
-        if image.mode not in _ALPHA and ("transparency" not in image.info or image.mode[0] == "I"):
-            return folders.picture(path, channels)
-        image = ImageOps.exif_transpose(image).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """(H, W) of an image once it is upright, by its header."""
-    with Image.open(path) as image:
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)

@@ -10,6 +10,9 @@ field                 shape, dtype       meaning
 ``image``             (B, H, W, C) f32   in [-1, 1]
 ``label``             (B,) int32         in [0, num_classes)
 ``a``, ``b``          (B, H, W, C) f32   in [-1, 1], of the two domains of a translation
+``source``            (B, H, W, C) f32   a damaged image; [-1, 1] but for noise, 0 where unknown
+``target``            (B, H, W, C) f32   in [-1, 1], what it should be
+``mask``              (B, H, W, 1) f32   1 where an image is known, 0 where it is to be made
 ====================  =================  ===========================================
 """
 

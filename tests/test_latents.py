@@ -259,7 +259,7 @@ def test_no_two_files_go_to_one_place():
 
 def test_an_exact_copy_has_no_psnr():
     found = {"a": {"psnr": 20.0, "ssim": 0.5}, "b": {"psnr": float("inf"), "ssim": 1.0}}
-    summary = json.loads(json.dumps(latents._summary(found, "valid")))
+    summary = json.loads(json.dumps(pair_scores.summary(found)))
     assert summary["psnr"] == {"value": 20.0, "unit": "dB", "n": 1, "exact": 1}
     assert summary["images"]["b"]["psnr"] is None and summary["ssim"]["value"] == 0.75
     assert "b  PSNR inf" in latents.Reconstruction(summary, 0, []).told()

@@ -190,7 +190,7 @@ def test_many_files_of_a_size_go_through_at_once(run, tmp_path, monkeypatch):
     for i in range(21):
         save_png(noise(6, 8 - i % 2, 3, seed=i), tmp_path / "in" / f"{i}.png")
     save_png(noise(12, 8, 3), tmp_path / "in" / "tall.png")
-    monkeypatch.setattr("aigc_jax.translation._PIXELS", 2 * 8 * 8)
+    monkeypatch.setattr("aigc_jax.anysize._PIXELS", 2 * 8 * 8)
     shapes, batches = [], Translator._batches
 
     def told(self, function, stack, *args):

@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from aigc_jax.config import RESTORING
 from aigc_jax.data import pipeline, sources, tasks
 from aigc_jax.errors import UserError
 from aigc_jax.types import Batch
@@ -77,6 +80,7 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
             start=step,
             crop=config.image_size if config.data.load_size else None,
             flip=config.data.flip,
+            turn=config.data.turn,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -111,6 +115,8 @@ def _channels(data: sources.Dataset) -> int:
 
 def _task(config: ConfigDict) -> tasks.Task:
     task = tasks.find(config.task)
+    if "data" in inspect.signature(task).parameters:
+        task = functools.partial(task, data=config.data)
     if not config.data.swap:
         return task
 
@@ -175,13 +181,26 @@ def held_out(config: ConfigDict, source: str | None = None) -> HeldOut:
     """
     if config.task in ("generate", "label"):
         return HeldOut(_measured(config, source), tasks.find(config.task), config.eval.batch_size)
+    if config.task in RESTORING:
+        return _damaged(config, source)
     return (_unpaired if config.task == "unpaired" else _paired)(config, source)
 
 
-def _measured(config: ConfigDict, source: str | None = None) -> sources.Dataset:
+def _measured(
+    config: ConfigDict, source: str | None = None, image_size: int = 0
+) -> sources.Dataset:
     """The config's source at `eval.split`, or another, whole where it is without splits."""
+    source = source or config.eval.source or None
     whole = source is not None and not source.startswith(WITH_SPLITS)
-    return dataset(config, "all" if whole else config.eval.split, source)
+    return dataset(config, "all" if whole else config.eval.split, source, image_size)
+
+
+def _damaged(config: ConfigDict, source: str | None) -> HeldOut:
+    """Damaged images, as they are before training crops them, and whole ones."""
+    side, size = config.data.load_size or config.image_size, config.eval.batch_size
+    data = _measured(config, image_size=side)
+    real = _measured(config, source, side) if source else data
+    return HeldOut(data, _task(config), size, real=HeldOut(real, _images, size))
 
 
 def _paired(config: ConfigDict, source: str | None) -> HeldOut:

@@ -17,7 +17,7 @@ from aigc_jax.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 _BAD_SHARE = 0.01  # of unreadable files, above which the run fails
-_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 
 _log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class Files:
     def check(self, mode: Callable[[Path], str]) -> None:
         """Leave out what has no image's header, and see whether all the rest is grey."""
         modes = self._each(mode)
-        self.grey = all(mode in _GREY for mode in modes if mode)
+        self.grey = all(mode in GREY for mode in modes if mode)
         self._keep(modes)
 
     def held(

@@ -23,17 +23,20 @@ class Picture:
     label: int | None = None
 
 
-def find(source: str, class_names: Sequence[str] | None = None) -> list[Picture]:
+def find(
+    source: str, class_names: Sequence[str] | None = None, flag: str = "--input"
+) -> list[Picture]:
     """The images of a folder, in order, or the one of a file.
 
     Args:
       class_names: where given, the images must lie in subfolders of these names, or of a class's
         number; a picture's label is its name's place here.
+      flag: by which a user gave the source.
 
     Raises:
       UserError: there are no images, or one lies elsewhere.
     """
-    root, paths = _files(source)
+    root, paths = _files(source, flag)
     names = [path.relative_to(root).as_posix() for path in paths]
     if class_names is None:
         return [Picture(path, name) for path, name in zip(paths, names, strict=True)]
@@ -52,16 +55,16 @@ def find(source: str, class_names: Sequence[str] | None = None) -> list[Picture]
     ]
 
 
-def _files(source: str) -> tuple[Path, list[Path]]:
+def _files(source: str, flag: str) -> tuple[Path, list[Path]]:
     place = Path(source).expanduser()
     if place.is_file():
         return place.parent, [place]
     root = find_folder(source.removeprefix("folder:")) if source else None
     if root is None:
-        raise UserError(f"--input {source}: there is no such folder or image file.")
+        raise UserError(f"{flag} {source}: there is no such folder or image file.")
     paths = image_files(root)
     if not paths:
-        raise UserError(f"--input {source}: the folder holds no images.")
+        raise UserError(f"{flag} {source}: the folder holds no images.")
     return root, paths
 
 

@@ -36,6 +36,7 @@ def batches(
     start: int = 0,
     crop: int | None = None,
     flip: bool = False,
+    turn: bool = False,
     shuffle: bool = True,
     repeat: bool = True,
     process_index: int = 0,
@@ -47,7 +48,8 @@ def batches(
     in order, are those of a single one; `start=k` equals skipping k batches, bit for bit.
 
     `crop` cuts each image to (crop, crop) at a random place; `flip` mirrors it left to right with
-    probability 1/2. `repeat=False` ends after the last full batch of the first epoch.
+    probability 1/2; `turn` turns it by 0, 90, 180 or 270 degrees. `repeat=False` ends after the
+    last full batch of the first epoch.
 
     `other` is a second domain: the task's examples have its images as `other`, in an order of
     their own, cropped and flipped by themselves; where only one of the two is grey, its channel
@@ -64,7 +66,8 @@ def batches(
         )
     plan = _Plan(
         dataset, batch_size, seed, process_index, process_count,
-        start=start, stop=None if repeat else full, shuffle=shuffle, crop=crop, flip=flip,
+        start=start, stop=None if repeat else full,
+        shuffle=shuffle, crop=crop, flip=flip, turn=turn,
     )  # fmt: skip
     return _run(task, plan, other)
 
@@ -113,6 +116,7 @@ class _Plan:
     shuffle: bool = False
     crop: int | None = None
     flip: bool = False
+    turn: bool = False
     padded: bool = False
 
     def __post_init__(self) -> None:
@@ -283,7 +287,19 @@ def _image(tf: Any, plan: _Plan, t: Any, example: dict[str, Any]) -> Any:
     if plan.flip:
         heads = tf.cast(tf.bitwise.right_shift(bits, _u64(tf, 63)), tf.bool)
         image = tf.where(heads[:, None, None, None], tf.reverse(image, axis=[2]), image)
+    if plan.turn:
+        image = _turned(tf, image, bits)
     return tf.cast(image, tf.float32) / 127.5 - 1
+
+
+def _turned(tf: Any, image: Any, bits: Any) -> Any:
+    """(B, S, S, C) turned by as many quarters as bits 61 (one) and 62 (two) say."""
+    quarter = lambda x: tf.reverse(tf.transpose(x, [0, 2, 1, 3]), axis=[1])  # noqa: E731
+    for bit, turn in ((61, quarter), (62, lambda x: tf.reverse(x, axis=[1, 2]))):
+        shifted = tf.bitwise.right_shift(bits, _u64(tf, bit))
+        heads = tf.cast(tf.bitwise.bitwise_and(shifted, _u64(tf, 1)), tf.bool)
+        image = tf.where(heads[:, None, None, None], turn(image), image)
+    return image
 
 
 def _cropped(tf: Any, image: Any, size: int, bits: Any) -> Any:

@@ -12,6 +12,8 @@ It receives a dict of TensorFlow tensors and returns one, with any of these or f
                               operations on it keep the stream a function of the step alone
 =========  =================  =============================================================
 
+A function with a second parameter, `data`, is given the config's section of that name.
+
 C is 2 or 6 where the source holds pairs: left and right stacked on the channels, so that crop and
 flip are the same for both. `config.task` names a function of this file, or, with a dot, one of the
 user's own modules.
@@ -22,10 +24,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from aigc_jax.data import degrade, masks
 from aigc_jax.errors import UserError, did_you_mean
 
 Fields = dict[str, Any]
-Task = Callable[[Mapping[str, Any]], Fields]
+Task = Callable[..., Fields]
 
 
 def generate(example: Mapping[str, Any]) -> Fields:
@@ -74,6 +79,36 @@ def unpaired(example: Mapping[str, Any]) -> Fields:
     if "other" not in example:
         raise UserError("the task 'unpaired' needs two domains: set config.data.a and data.b")
     return {"a": example["image"], "b": example["other"], **_labels(example)}
+
+
+def restore(example: Mapping[str, Any], data: ConfigDict) -> Fields:
+    """Damaged images as `source`, by `data.degrade`, and what they were as `target`."""
+    image = _single(example, "restore")
+    source = degrade.batch(_operations(data, "restore"), image, example["seed"])
+    return {"source": source, "target": image, **_labels(example)}
+
+
+def inpaint(example: Mapping[str, Any], data: ConfigDict) -> Fields:
+    """Images with holes: `source` is 0 where `mask`, of `data.mask`, is 0, and `target` whole.
+
+    What is known is damaged too where `data.degrade` says so.
+    """
+    image = _single(example, "inpaint")
+    if not data.mask:
+        raise UserError("the task 'inpaint' needs holes: set config.data.mask, e.g. to strokes")
+    mask = masks.draw(data.mask, example["seed"], image.shape[1])
+    source = image
+    if data.degrade:
+        source = degrade.batch(_operations(data, "inpaint"), image, example["seed"])
+    return {"source": source * mask, "target": image, "mask": mask, **_labels(example)}
+
+
+def _operations(data: ConfigDict, task: str) -> tuple[degrade.Operation, ...]:
+    if not data.degrade:
+        raise UserError(
+            f"the task {task!r} needs a damage to repair: set config.data.degrade, e.g. noise(25)"
+        )
+    return degrade.parse(data.degrade)
 
 
 def _single(example: Mapping[str, Any], task: str) -> Any:

@@ -192,6 +192,13 @@ def decode(gan: GAN, state: State, z: Array, batch: Batch) -> Array:
     return gan.generator.apply(weights(state), z, label, train=False)
 
 
+def realism(gan: GAN, state: State, images: Array, batch: Batch) -> Array:
+    """(B,) minus what G would pay for each image in [-1, 1], given `label` if conditional."""
+    label = _label(gan, batch, slice(None))
+    logits = gan.discriminator.apply(state.d, images, label, train=False)
+    return -jax.vmap(gan.loss.generator)(logits)
+
+
 def preview(gan: GAN, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
     """A grid to watch: {"samples": (rows, columns, H, W, C)}, a row a class, latents by `rng`."""
     rows = min(gan.num_classes, 16) or 8

@@ -46,6 +46,17 @@ def psnr(x: Array, y: Array, data_range: Range = (-1.0, 1.0), *, luma: bool = Fa
     return jnp.where(error > 0, 20 * jnp.log10(width) - 10 * jnp.log10(positive), jnp.inf)
 
 
+def hole_psnr(x: Array, y: Array, mask: Array, data_range: Range = (-1.0, 1.0)) -> Array:
+    """`psnr` of the pixels that a mask (B, H, W, 1) hides, where it is 0; at most 100 dB.
+
+    x, y: (B, H, W, C) float images. Raises UserError as `psnr` does.
+    """
+    x, y, width = _prepare(x, y, data_range, luma=False)
+    hole = 1 - jnp.moveaxis(mask, -1, 1)
+    error = (((x - y) ** 2) * hole).sum((1, 2, 3)) / (hole.sum((1, 2, 3)) * x.shape[1] + 1e-9)
+    return 20 * jnp.log10(width) - 10 * jnp.log10(jnp.maximum(error, width**2 * 1e-10))
+
+
 def l1(x: Array, y: Array, data_range: Range = (-1.0, 1.0)) -> Array:
     """Mean absolute difference over pixels and channels, as a share of the range: 0 to 1.
 

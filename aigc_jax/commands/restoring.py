@@ -1,0 +1,101 @@
+"""The commands that repair images, damage them, and measure how much of that a run stands."""
+
+import argparse
+
+from aigc_jax.commands.common import STEP_HELP, TILE_HELP, Runner, check_numbers
+
+
+def add_restore(parser: argparse.ArgumentParser) -> Runner:
+    """repair noise, blur and other damage: by a run, a published DnCNN, or a classical filter"""
+    add = parser.add_argument
+    add("--workdir", help="of the run")
+    add("--weights", metavar="FILE", help="in its place, a published DnCNN's x.pth")
+    add("--method", help="or a filter: nlmeans, gaussian, bilateral, median, tv")
+    add("--sigma", type=float, help="the noise that a filter is to remove, in grey levels of 255")
+    add("--input", required=True, metavar="PATH", help="images of any size, or one")
+    add("--out", required=True, metavar="DIR", help="a new folder: a PNG of each, of its size")
+    add("--target", metavar="PATH", help="whole images of the same names: prints PSNR and SSIM")
+    add("--degrade", metavar="OPS", help=_DEGRADE_HELP)
+    add("--seed", type=int, default=0, help="of --degrade")
+    add("--tile", type=int, default=2048, metavar="N", help=TILE_HELP)
+    add("--step", type=int, help=STEP_HELP)
+    return _restore
+
+
+_DEGRADE_HELP = (
+    "the images are whole: damage them first, e.g. by noise(25), unclipped, and compare with them"
+)
+
+
+def _restore(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import restoration
+
+    done = restoration.restore(
+        args.input, args.out, workdir=args.workdir, weights=args.weights, method=args.method,
+        sigma=args.sigma, target=args.target, ops=args.degrade, seed=args.seed, step=args.step,
+        tile=args.tile,
+    )  # fmt: skip
+    print(done.told())
+
+
+def add_inpaint(parser: argparse.ArgumentParser) -> Runner:
+    """fill holes: by a run trained to, or by the nearest image a GAN or VAE can make"""
+    add = parser.add_argument
+    add("--workdir", required=True, help="of the run; of a GAN's or VAE's the latents are searched")
+    add("--input", required=True, metavar="PATH", help="an image, or a folder of them")
+    add("--mask", required=True, metavar="PATH", help="white = hole; a folder: by the same names")
+    add("--out", required=True, metavar="PATH", help="x.png for one image, or a new folder")
+    add("--label", type=int, help="the images' class, where a generator knows classes")
+    add("--seed", type=int, default=0, help="of the search")
+    add("--tile", type=int, default=2048, metavar="N", help=TILE_HELP)
+    add("--step", type=int, help=STEP_HELP)
+    return _inpaint
+
+
+def _inpaint(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import inpainting
+
+    done = inpainting.inpaint(
+        args.workdir, args.input, args.mask, args.out, label=args.label, seed=args.seed,
+        step=args.step, tile=args.tile,
+    )  # fmt: skip
+    print(done.told())
+
+
+def add_degrade(parser: argparse.ArgumentParser) -> Runner:
+    """damage images: noise, blur, JPEG, holes and others, by a seed"""
+    add = parser.add_argument
+    add("--input", required=True, metavar="PATH", help="images of any size, or one")
+    add("--out", required=True, metavar="DIR", help="a new folder: a PNG of each, of its size")
+    add("--ops", default="", help='one after another, e.g. "blur(1.5),noise(5..25),jpeg(40)"')
+    add("--mask", help="holes, e.g. strokes|boxes: their masks go to the subfolder masks")
+    add("--seed", type=int, default=0)
+    return _degrade
+
+
+def _degrade(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import degrading
+
+    print(degrading.degrade(args.input, args.out, args.ops, args.seed, args.mask).told())
+
+
+def add_robustness(parser: argparse.ArgumentParser) -> Runner:
+    """curves of a run's quality along the strength of degradations"""
+    add = parser.add_argument
+    add("workdirs", nargs="+", metavar="WORKDIR", help="runs of one kind, a curve each")
+    add("--ops", required=True, help='ranges, e.g. "noise(0..75),blur(0..4),jpeg(95..5)"')
+    add("--out", required=True, metavar="DIR", help="a new folder: curves.png, curves.json")
+    add("--num", type=int, help="held-out images at most")
+    add("--points", type=int, default=6, help="strengths of each (default: 6)")
+    add("--seed", type=int, default=0)
+    return _robustness
+
+
+def _robustness(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import robustness
+
+    check_numbers(args, num=2, points=2)
+    done = robustness.curves(
+        args.workdirs, args.ops, args.out, num=args.num, points=args.points, seed=args.seed
+    )
+    print(done.told())

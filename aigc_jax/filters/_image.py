@@ -1,0 +1,46 @@
+"""What the filters share: images as planes, and the checks of what a user gives."""
+
+import jax
+import jax.numpy as jnp
+
+from aigc_jax.errors import UserError
+from aigc_jax.types import Array
+
+
+def to_planes(image: Array, name: str, side: int = 1) -> Array:
+    """(H, W) or (H, W, C) -> (C, H, W) float32, whose sides are `side` pixels at least."""
+    image = jnp.asarray(image)
+    if image.ndim not in (2, 3):
+        raise UserError(
+            f"{name} takes an image (H, W) or (H, W, C), not {image.shape}; map it over a batch "
+            "with jax.vmap."
+        )
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise UserError(f"{name} takes a float image, not {image.dtype}; convert it.")
+    height, width = image.shape[:2]
+    if min(height, width) < side:
+        raise UserError(
+            f"{name}: an image of {height}x{width} pixels is smaller than the window of "
+            f"{side}x{side}; take a smaller window."
+        )
+    planes = image[None] if image.ndim == 2 else jnp.moveaxis(image, -1, 0)
+    return planes.astype(jnp.float32)
+
+
+def from_planes(planes: Array, image: Array) -> Array:
+    """(C, H, W) -> the shape of `image`."""
+    return planes[0] if jnp.ndim(image) == 2 else jnp.moveaxis(planes, 0, -1)
+
+
+def check_positive(**values: float | Array) -> None:
+    """Every value that is known now, not traced, is above 0."""
+    for name, value in values.items():
+        if not isinstance(value, jax.core.Tracer) and not value > 0:
+            raise UserError(f"{name} must be positive, not {value}.")
+
+
+def check_odd(**values: int) -> None:
+    """Every value is an odd number of pixels, 1 at least."""
+    for name, value in values.items():
+        if value != int(value) or value < 1 or value % 2 == 0:
+            raise UserError(f"{name} must be an odd number of pixels, not {value}.")
