@@ -1,28 +1,30 @@
 """Holes in images filled: by a network trained to, or by a generator's latent search."""
 
 import dataclasses
-import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from aigc_jax import config as configs
 from aigc_jax import latent_search, latents, methods, runs, sampling
 from aigc_jax.anysize import TILE, AnySize
 from aigc_jax.data import as_is
+from aigc_jax.data.dataset import to_channels
+from aigc_jax.data.folders import why
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
 from aigc_jax.picture_files import PictureFiles
 from aigc_jax.restoration import joined, split
 from aigc_jax.writers import save_png
 
-# (H, W, 1 or 3) uint8 and (H, W) bool, True in the hole -> the same uint8.
-Filler = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Images (H, W, 1 or 3) uint8 and (H, W) bool, True in the hole -> the same uint8.
+Filler = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], list[np.ndarray]]
+_SEARCHED = 32  # images at once
 
 
 class Inpainter(AnySize):
@@ -101,87 +103,128 @@ def inpaint(
     to_file = Path(out).suffix == ".png"
     (sampling.check_out if to_file else sampling.check_folder)(out)
     config = configs.of_run(workdir)
-    _check_run(workdir, config)
+    searched = _check_run(workdir, config)
+    _check_numbers(config, label, seed, searched)
     files = PictureFiles(source)
     if to_file and len(files.sizes) > 1:
         raise UserError(f"--out {out}: {len(files.sizes)} images go to a folder.")
+    if searched:
+        _check_sizes(files, config.image_size)
     holes = _Holes(files, mask)
-    fill = _filler(runs.load(workdir, step), label, seed, tile)
+    run = runs.load(workdir, step)
+    fill = _searcher(run, label, seed, len(files.sizes)) if searched else _network(run, tile)
     converted: Counter[str] = Counter()
-    n = 0
-    for file in files.progress():
-        for image, kinds in files.read(as_is.read, [file]).values():
-            converted.update(kinds)
-            made = fill(image, holes(file))
-            save_png(made, out) if to_file else files.write({file: made}, Path(out))
-            n += 1
+    n, progress = 0, files.progress()
+    while some := list(itertools.islice(progress, _SEARCHED if searched else 1)):
+        read = files.read(as_is.read, some)
+        converted.update(kind for _, kinds in read.values() for kind in kinds)
+        made = fill([image for image, _ in read.values()], list(map(holes, read)))
+        _write(dict(zip(read, made, strict=True)), files, Path(out), to_file)
+        n += len(made)
     if not n:
         raise files.none()
     return Inpainted(n, str(out), files.skipped, dict(converted))
 
 
-def _check_run(workdir: str | Path, config: Any) -> None:
-    method = methods.load(config.method)
-    if hasattr(method, "restore") and config.task != "inpaint":
+def _write(made: dict[Picture, np.ndarray], files: PictureFiles, out: Path, to_file: bool) -> None:
+    if not to_file:
+        files.write(made, out)
+    for image in made.values() if to_file else ():
+        save_png(image, out)
+
+
+def _check_run(workdir: str | Path, config: Any) -> bool:
+    """Whether its latents are searched."""
+    searched = not hasattr(methods.load(config.method), "restore")
+    if searched:
+        latents.check_method(config.method, "latents", "decode")
+    elif config.task != "inpaint":
         raise UserError(
             f"The run {workdir} was trained without holes: aigc restore, or a run of the task "
             "inpaint."
         )
-    if not hasattr(method, "restore"):
-        latents.check_method(config.method, "latents", "decode")
+    return searched
 
 
-def _filler(run: runs.Run, label: int | None, seed: int, tile: int) -> Filler:
-    if hasattr(run.method, "restore"):
-        if label is not None:
-            raise UserError(f"--label {label}: the run knows no classes: leave it out.")
-        return Inpainter.of_run(run, tile).fill
-    return functools.partial(_searched, latent_search.Search(run), run.config, label, seed)
+def _check_numbers(config: Any, label: int | None, seed: int, searched: bool) -> None:
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
+    if label is not None and not searched:
+        raise UserError(f"--label {label}: the run knows no classes: leave it out.")
+    sampling.class_labels(config, 1, label)
 
 
-def _searched(
-    search: "latent_search.Search",
-    config: Any,
-    label: int | None,
-    seed: int,
-    image: np.ndarray,
-    hole: np.ndarray,
-) -> np.ndarray:
-    labels = sampling.class_labels(config, 1, label)
-    known = ~hole[..., None]
-    parts = split(image, config.channels)
-    made = [search(p[None], known[None].astype(np.float32), labels, seed=seed)[0] for p in parts]
-    return np.where(known, image, joined(made, image.shape[-1]))
+def _check_sizes(files: PictureFiles, side: int) -> None:
+    for file, (height, width) in files.sizes.items():
+        if (height, width) != (side, side):
+            raise UserError(
+                f"{file.path} is {width}x{height}, and the run makes images of {side}x{side} "
+                "alone: give such, or a run of the task inpaint, which takes any size."
+            )
+
+
+def _network(run: runs.Run, tile: int) -> Filler:
+    fill = Inpainter.of_run(run, tile).fill
+    return lambda images, holes: [fill(*pair) for pair in zip(images, holes, strict=True)]
+
+
+def _searcher(run: runs.Run, label: int | None, seed: int, n: int) -> Filler:
+    """By the latents; `n`: how many images there will be. Without a label each class is tried."""
+    search = latent_search.Search(run, batch_size=min(_SEARCHED, n))
+
+    def fill(images: Sequence[np.ndarray], holes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if not images:
+            return []
+        parts = [split(image, run.config.channels) for image in images]
+        repeated = [hole for hole, some in zip(holes, parts, strict=True) for _ in some]
+        known = ~np.stack(repeated)[..., None]
+        stack = np.stack([part for some in parts for part in some])
+        labels = None if label is None else np.full(len(stack), label)
+        made = iter(search(stack, known.astype(np.float32), labels, seed))
+        return [
+            np.where(hole[..., None], joined([next(made) for _ in some], image.shape[-1]), image)
+            for image, hole, some in zip(images, holes, parts, strict=True)
+        ]
+
+    return fill
 
 
 class _Holes:
     """(H, W) bool for each image, checked."""
 
     def __init__(self, files: PictureFiles, mask: str) -> None:
-        masks = PictureFiles(mask, "--mask").sizes
-        names = {_stem(other): other for other in masks}
-        only = next(iter(masks)) if len(masks) == 1 and Path(mask).is_file() else None
+        found = PictureFiles(mask, "--mask")
+        names = {_stem(other): other for other in found.sizes}
+        only = next(iter(found.sizes)) if Path(mask).is_file() else None
         self._masks: dict[Picture, Picture] = {}
         for file, size in files.sizes.items():
             other = only or names.get(_stem(file))
             if other is None:
                 raise UserError(f"--mask {mask} has no mask of the name of {file.name}.")
-            if masks[other] != size:
-                (h, w), (h2, w2) = size, masks[other]
+            if found.sizes[other] != size:
+                (h, w), (h2, w2) = size, found.sizes[other]
                 raise UserError(
                     f"--mask: {other.path} is {w2}x{h2} and {file.path} {w}x{h}: a mask has the "
                     "size of its image."
                 )
             self._masks[file] = other
+        found.read(_hole, list(set(self._masks.values())))  # all, before any is filled
 
     def __call__(self, file: Picture) -> np.ndarray:
-        path = self._masks[file].path
-        with Image.open(path) as image:
-            hole = np.asarray(image.convert("L")) >= 128
-        if hole.all() or not hole.any():
-            what = "all white: nothing of the image is known" if hole.all() else "all black"
-            raise UserError(f"--mask: {path} is {what}: white is the hole, black what is kept.")
-        return hole
+        return _hole(self._masks[file].path)
+
+
+def _hole(path: Path) -> np.ndarray:
+    """(H, W) bool, True where a mask is white."""
+    try:
+        mask, _ = as_is.read(path)
+    except Exception as error:  # whatever Pillow raises
+        raise UserError(f"--mask: {path} can't be read: {why(error)}.") from None
+    hole = to_channels(mask, 1)[..., 0] >= 128
+    if hole.all() or not hole.any():
+        what = "all white: nothing of the image is known" if hole.all() else "all black"
+        raise UserError(f"--mask: {path} is {what}: white is the hole, black what is kept.")
+    return hole
 
 
 def _stem(file: Picture) -> str:

@@ -11,7 +11,7 @@ from aigc_jax import networks
 from aigc_jax.data import configured
 
 # Tasks whose batches hold a source's images, and those whose target is a source.
-_OF_IMAGES, _TRANSLATES = ("generate", "label"), ("colorize", "unpaired")
+_OF_IMAGES, _TO_IMAGES = ("generate", "label"), ("colorize", "unpaired", *configs.RESTORING)
 
 
 def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict, ConfigDict | None]:
@@ -33,10 +33,10 @@ def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict,
     for field in ("data", "task", "image_size", "channels", "num_classes", "parallel"):
         judge[field] = config[field]
     judge.data = config.data.copy_and_resolve_references()
-    judge.data.swap = False
+    judge.data.swap, judge.eval.source = False, config.eval.source
     if config.task == "unpaired":
         labelled = _read_target(judge, config)
-    if config.task in _TRANSLATES:
+    if config.task in _TO_IMAGES:
         judge.task, judge.num_classes = "label", -1 if labelled else 0
     elif not config.num_classes and labelled and config.task in _OF_IMAGES:
         judge.task, judge.num_classes = "label", -1

@@ -13,8 +13,9 @@ import numpy as np
 from aigc_jax import __version__, filters, latents, pair_scores, runs, sampling, torch_weights
 from aigc_jax import config as configs
 from aigc_jax.anysize import TILE, AnySize
-from aigc_jax.data import as_is, degrade
+from aigc_jax.data import as_is, degrade, pictures, tensorflow
 from aigc_jax.data.dataset import to_channels
+from aigc_jax.data.folders import why
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.picture_files import PictureFiles
@@ -83,6 +84,8 @@ class Restorer(AnySize):
           images: (H, W, 1 or 3) uint8, or float32 in [-1, 1] but for noise.
           batch_size: see `AnySize`.
         """
+        if not self.channels:
+            return self._by_channels(images, batch_size)
         parts = [split(image, self.channels) for image in images]
         made = iter(super().__call__([part for some in parts for part in some], batch_size))
         return [
@@ -90,10 +93,21 @@ class Restorer(AnySize):
             for some, image in zip(parts, images, strict=True)
         ]
 
+    def _by_channels(
+        self, images: Sequence[np.ndarray], batch_size: int | None
+    ) -> list[np.ndarray]:
+        """A filter takes both kinds as they are, but one of them at a time."""
+        found: dict[int, np.ndarray] = {}
+        for channels in {image.shape[-1] for image in images}:
+            places = [i for i, image in enumerate(images) if image.shape[-1] == channels]
+            made = super().__call__([images[i] for i in places], batch_size)
+            found |= zip(places, made, strict=True)
+        return [found[i] for i in range(len(images))]
+
 
 def split(image: np.ndarray, channels: int) -> list[np.ndarray]:
-    """(H, W, C) as a network of so many channels takes it, in parts; 0: as it is."""
-    if channels in (0, image.shape[-1]):
+    """(H, W, C) as a network of so many channels takes it, in parts."""
+    if channels == image.shape[-1]:
         return [image]
     if channels == 1:
         return [image[..., i : i + 1] for i in range(image.shape[-1])]
@@ -181,12 +195,12 @@ def restore(
         size; `out` is taken.
     """
     _check(workdir, weights, method, sigma, target, ops, step)
-    chain = degrade.parse(ops) if ops else None
+    chain = _chain(ops, seed) if ops else None
     sampling.check_folder(out)
     files = PictureFiles(source)
     truths = _truths(files, target) if target else None
     network = _network(workdir, weights, method, sigma, step, tile)
-    work = _Work(files, chain, truths, seed)
+    work = _Work(source, files, chain, truths, seed)
     found, n = {}, 0
     for some, at_once in files.batches(network):
         images = work.read(some)
@@ -229,6 +243,15 @@ def _check(
         raise UserError(f"--step {step} is of a run's checkpoint: give --workdir, or leave it out.")
 
 
+def _chain(ops: str, seed: int) -> tuple[degrade.Operation, ...]:
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
+    try:
+        return degrade.parse(ops)
+    except UserError as error:
+        raise UserError(f"--degrade: {error}") from None
+
+
 def _network(
     workdir: Any, weights: Any, method: str | None, sigma: float | None, step: Any, tile: int
 ) -> Restorer:
@@ -245,7 +268,7 @@ def _network(
 
 def _truths(files: PictureFiles, target: str) -> dict[Picture, Path]:
     """The file of `target` that has the name of each."""
-    theirs = PictureFiles(target).sizes
+    theirs = PictureFiles(target, "--target").sizes
     by_name = {Path(file.name).with_suffix("").as_posix(): file for file in theirs}
     if len(files.sizes) == len(theirs) == 1:
         pairs = dict(zip(files.sizes, theirs, strict=True))
@@ -253,9 +276,10 @@ def _truths(files: PictureFiles, target: str) -> dict[Picture, Path]:
         names = {file: Path(file.name).with_suffix("").as_posix() for file in files.sizes}
         missing = [file.name for file, name in names.items() if name not in by_name]
         if missing:
+            more = f", nor of {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(
-                f"--target {target} has no image of the name of {missing[0]}, and "
-                f"{len(missing) - 1} more are missing: give whole images of the same names."
+                f"--target {target} has no image of the name of {missing[0]}{more}: give whole "
+                "images of the same names."
             )
         pairs = {file: by_name[name] for file, name in names.items()}
     for file, other in pairs.items():
@@ -268,18 +292,32 @@ def _truths(files: PictureFiles, target: str) -> dict[Picture, Path]:
     return {file: other.path for file, other in pairs.items()}
 
 
+@functools.lru_cache(maxsize=16)
+def _damage(chain: tuple[degrade.Operation, ...], channels: int) -> Any:
+    """(1, H, W, C) uint8 and seeds (1, 2) -> the damaged, float32, neither clipped nor rounded."""
+    tf = tensorflow()
+    images = tf.TensorSpec([None, None, None, channels], tf.uint8)
+
+    def damaged(images: Any, seeds: Any) -> Any:
+        return degrade.batch(chain, tf.cast(images, tf.float32) / 127.5 - 1, seeds)
+
+    signature = [images, tf.TensorSpec([None, 2], tf.int32)]
+    return tf.function(damaged, input_signature=signature, autograph=False)
+
+
 class _Work:
     """What is done around the network: reading, damaging, comparing."""
 
     def __init__(
         self,
+        source: str,
         files: PictureFiles,
         chain: tuple[degrade.Operation, ...] | None,
         truths: dict[Picture, Path] | None,
         seed: int,
     ) -> None:
         self._files, self._chain, self._truths, self._seed = files, chain, truths, seed
-        self._number = {file: i for i, file in enumerate(files.sizes)}
+        self._number = {file: i for i, file in enumerate(pictures.find(source))}
         self._quality = pair_scores.Quality()
         self.converted: Counter[str] = Counter()
 
@@ -292,14 +330,18 @@ class _Work:
         if not self._chain:
             return image
         seeds = np.array([[self._seed, self._number[file]]], np.int32)
-        return degrade.arrays(self._chain, image[None].astype(np.float32) / 127.5 - 1, seeds)[0]
+        return _damage(self._chain, image.shape[-1])(image[None], seeds).numpy()[0]
 
     def truth(self, file: Picture, image: np.ndarray) -> np.ndarray | None:
         if self._chain:
             return image
         if self._truths is None:
             return None
-        truth, _ = as_is.read(self._truths[file])
+        path = self._truths[file]
+        try:
+            truth, _ = as_is.read(path)
+        except Exception as error:  # whatever Pillow raises
+            raise UserError(f"--target: {path} can't be read: {why(error)}.") from None
         return to_channels(truth, image.shape[-1])
 
     def compared(self, truth: np.ndarray, source: np.ndarray, made: np.ndarray) -> dict[str, Any]:

@@ -117,8 +117,11 @@ def farewell(workdir: str | Path) -> str:
     """The last line of a launch: where to look, and what to run next."""
     pictures = sorted(Path(workdir).glob("samples/*.png"))
     look = [str(path) for path in (*pictures[-1:], Path(workdir) / "losses.png")]
-    method, following = methods.load(configs.of_run(workdir).method), ""
-    if does := methods.command(method):
+    config = configs.of_run(workdir)
+    method, following = methods.load(config.method), ""
+    if config.task == "inpaint":
+        following = f" Next: aigc inpaint --workdir {workdir} --input FILE --mask FILE --out x.png"
+    elif does := methods.command(method):
         following = f" Next: aigc {does} --workdir {workdir} --input FOLDER --out {does}d"
     elif hasattr(method, "sample"):
         following = f" Next: aigc sample --workdir {workdir} --out samples.png"

@@ -33,15 +33,16 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # fmt: skip
     config.loss = "l1"
     config.hole_weight = 5.0
-    config.adversary.weight = 0.1  # of the length of the pixels' gradient: sharp, and still near
+    config.adversary.weight = 0.2  # of the length of the pixels' gradient
+    config.adversary.start = 0 if arg == "smoke" else 9000  # first the right colours, then their grain
     config.adversary.discriminator.width = 32
     config.adversary.discriminator.num_layers = 2
-    config.batch_size = 16
-    config.num_train_steps = 6000
-    config.optimizer.lr = 5e-4
+    config.batch_size = 8
+    config.num_train_steps = 14_000
+    config.optimizer.lr = 8e-4
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.99
-    config.optimizer.warmup_steps = 200
+    config.optimizer.warmup_steps = 300
     config.optimizer.schedule = "cosine"
     config.sample_every = config.checkpoint_every = 1000
     config.eval.num_samples = 2000

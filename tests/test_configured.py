@@ -235,3 +235,70 @@ def test_pairs_for_another_task(tmp_path):
     _, stream = configured.training(config(task="generate", data__source="pairs:set"))
     with pytest.raises(UserError, match=r"set config\.task=pairs"):
         next(stream(0))
+
+
+# --- restoration ---
+
+
+def test_damaged_training():
+    """Each image is the truth of its own damage; crops, mirrors and turns are of both alike."""
+    made = config(task="restore", data__source="npz:a.npz", data__degrade="noise(20)")
+    resolved, stream = configured.training(made)
+    batch = next(stream(0))
+    assert resolved.num_classes == 3 and {"source", "target", "label"} < set(batch)
+    assert (PHOTOS[:20] == levels(batch["target"])[0]).all((1, 2, 3)).any()
+    error = (batch["source"] - batch["target"]) * 127.5
+    assert 15 < error.std() < 25 and abs(error.mean()) < 3
+    made.data.update(turn=True, flip=True, degrade="noise(0)")
+    _, stream = configured.training(made)
+    batch = next(stream(0))
+    np.testing.assert_array_equal(batch["source"], batch["target"])
+
+
+def test_holes_in_training():
+    made = config(task="inpaint", data__source="npz:a.npz", data__mask="half")
+    batch = next(configured.training(made)[1](0))
+    assert batch["mask"].shape == (8, 8, 8, 1) and batch["mask"].mean() == 0.5
+    np.testing.assert_array_equal(batch["source"], batch["target"] * batch["mask"])
+    made.data.degrade = "noise(20)"
+    noisy = next(configured.training(made)[1](0))
+    error = (noisy["source"] - noisy["target"] * noisy["mask"]) * 127.5
+    np.testing.assert_array_equal(noisy["mask"], batch["mask"])
+    known = np.broadcast_to(batch["mask"] == 1, error.shape)
+    assert (error[~known] == 0).all() and 15 < error[known].std() < 25
+
+
+def test_damaged_images_are_held_out_whole():
+    """Of `eval.source`, at the size that training crops from; the damage is the same each time."""
+    made = config(
+        task="restore", data__source="npz:a.npz", data__degrade="noise(20)", data__load_size=8,
+        image_size=4, eval__source="npz:test_a.npz",
+    )  # fmt: skip
+    held = configured.held_out(made)
+    assert fields(held) == {"source", "target", "label"} and len(held) == 7
+    np.testing.assert_array_equal(levels(read(held, "target")), PHOTOS[:7])
+    np.testing.assert_array_equal(read(held, "source"), read(held, "source"))
+    np.testing.assert_array_equal(levels(read(held.targets, "image")), PHOTOS[:7])
+    other = configured.held_out(made, "npz:a.npz")
+    assert len(other) == 7 and len(other.targets) == 20
+    assert next(configured.training(made)[1](0))["target"].shape == (8, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"task": "restore"}, "config.data.degrade, e.g. noise"),
+        ({"task": "inpaint"}, "config.data.mask, e.g. to strokes"),
+        ({"task": "inpaint", "data__mask": "stroke"}, "strokes"),
+        ({"task": "restore", "data__degrade": "nois(3)"}, "noise"),
+    ],
+)
+def test_what_is_missing_for_damage_is_named(fields, line):
+    made = config(data__source="npz:a.npz", **fields)
+    with pytest.raises(UserError, match=line.replace(".", "[.]")):
+        next(configured.training(made)[1](0))
+
+
+def test_damage_has_no_pairs():
+    with pytest.raises(UserError, match="has no pairs"):
+        config(task="restore", data__source="npz:a.npz", data__swap=True)

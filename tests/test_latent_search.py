@@ -222,7 +222,7 @@ def gan_run():
     spec = gan.from_config(config)
     batch = {"image": np.zeros((1, 16, 16, 1), np.float32), "label": np.zeros(1, np.int32)}
     state = jax.jit(functools.partial(gan.init_state, spec))(RNG, batch)
-    loud = jax.tree.map(lambda x: x * 7 if x.ndim > 1 else x, state.ema["params"])
+    loud = jax.tree.map(lambda x: x * 14 if x.ndim > 1 else x, state.ema["params"])
     state = state.replace(ema={**state.ema, "params": loud})
     return runs.Run(Path("unsaved"), config, gan, spec, state, 0)
 

@@ -265,6 +265,25 @@ def levels(images):
     return np.round((images + 1) * 127.5).astype(int)
 
 
+def test_turns_are_fair_and_with_flips_all_eight():
+    """An image of four corners of its own is seen in all the ways a square can lie."""
+    image = np.uint8([[0, 50], [100, 150]]).reshape(1, 2, 2, 1)
+    stream_ = stream(in_memory(image), tasks.generate, 100, flip=True, turn=True)
+    seen = levels_of(joined(take(20, stream_), "image"))[..., 0]
+    plain = image[0, ..., 0]
+    ways = [np.rot90(x, k) for x in (plain, plain[:, ::-1]) for k in range(4)]
+    counts = [(seen == way).all((1, 2)).sum() for way in ways]
+    assert sum(counts) == 2000 and min(counts) > 190 and max(counts) < 310
+    turned = stream(in_memory(image), tasks.generate, 100, turn=True)
+    seen = levels_of(joined(take(20, turned), "image"))[..., 0]
+    counts = [(seen == way).all((1, 2)).sum() for way in ways]
+    assert min(counts[:4]) > 420 and sum(counts[4:]) == 0
+
+
+def levels_of(images):
+    return np.round((images + 1) * 127.5).astype(np.uint8)
+
+
 def test_crops_are_uniform_and_independent_of_flips():
     """32 outcomes, each of 1,000 expected: chi-square of 31 degrees, 61 at one in a thousand."""
     image = np.arange(100, dtype=np.uint8).reshape(1, 10, 10, 1)

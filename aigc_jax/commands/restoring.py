@@ -85,7 +85,7 @@ def add_robustness(parser: argparse.ArgumentParser) -> Runner:
     add("workdirs", nargs="+", metavar="WORKDIR", help="runs of one kind, a curve each")
     add("--ops", required=True, help='ranges, e.g. "noise(0..75),blur(0..4),jpeg(95..5)"')
     add("--out", required=True, metavar="DIR", help="a new folder: curves.png, curves.json")
-    add("--num", type=int, help="held-out images at most")
+    add("--num", type=int, default=1000, help="held-out images at most (default: 1000)")
     add("--points", type=int, default=6, help="strengths of each (default: 6)")
     add("--seed", type=int, default=0)
     return _robustness
@@ -94,7 +94,7 @@ def add_robustness(parser: argparse.ArgumentParser) -> Runner:
 def _robustness(args: argparse.Namespace, rest: list[str]) -> None:
     from aigc_jax import robustness
 
-    check_numbers(args, num=2, points=2)
+    check_numbers(args, num=1, points=2)
     done = robustness.curves(
         args.workdirs, args.ops, args.out, num=args.num, points=args.points, seed=args.seed
     )

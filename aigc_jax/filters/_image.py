@@ -7,8 +7,8 @@ from aigc_jax.errors import UserError
 from aigc_jax.types import Array
 
 
-def to_planes(image: Array, name: str, side: int = 1) -> Array:
-    """(H, W) or (H, W, C) -> (C, H, W) float32, whose sides are `side` pixels at least."""
+def to_planes(image: Array, name: str, **sides: int) -> Array:
+    """(H, W) or (H, W, C) -> (C, H, W) float32 of at least `sides` pixels a side, by their names."""
     image = jnp.asarray(image)
     if image.ndim not in (2, 3):
         raise UserError(
@@ -17,12 +17,12 @@ def to_planes(image: Array, name: str, side: int = 1) -> Array:
         )
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise UserError(f"{name} takes a float image, not {image.dtype}; convert it.")
-    height, width = image.shape[:2]
-    if min(height, width) < side:
-        raise UserError(
-            f"{name}: an image of {height}x{width} pixels is smaller than the window of "
-            f"{side}x{side}; take a smaller window."
-        )
+    for side, least in sides.items():
+        if min(image.shape[:2]) < least:
+            raise UserError(
+                f"{name}: the image, {image.shape[0]}x{image.shape[1]} pixels, is smaller than "
+                f"{side}, {least}; choose a smaller one."
+            )
     planes = image[None] if image.ndim == 2 else jnp.moveaxis(image, -1, 0)
     return planes.astype(jnp.float32)
 
@@ -42,5 +42,5 @@ def check_positive(**values: float | Array) -> None:
 def check_odd(**values: int) -> None:
     """Every value is an odd number of pixels, 1 at least."""
     for name, value in values.items():
-        if value != int(value) or value < 1 or value % 2 == 0:
+        if value < 1 or value % 2 != 1:
             raise UserError(f"{name} must be an odd number of pixels, not {value}.")

@@ -32,42 +32,47 @@ def weighted_mean(planes: Array, radius: int, margin: int, stages: Sequence[Stag
     reach = radius + margin
     padded = jnp.pad(planes, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
 
-    def cut(row: Array, column: Array, size: tuple[int, int]) -> Array:
-        return lax.dynamic_slice(padded, (0, reach + row, reach + column), (channels, *size))
+    def cut(start: Array, size: tuple[int, int]) -> Array:
+        return lax.dynamic_slice(padded, (0, *(start + reach)), (channels, *size))
 
-    def squares(shift: Array) -> Array:
+    def squares(shift: Array, _: Array) -> Array:
         size = (height + radius + 2 * margin, width + radius + 2 * margin)
-        row, column = _origin(shift)
-        first = cut(row - margin, column - margin, size)
-        second = cut(row + shift[0] - margin, column + shift[1] - margin, size)
-        return jnp.mean((first - second) ** 2, 0)
+        start = _first_pair(shift) - margin
+        return jnp.mean((cut(start, size) - cut(start + shift, size)) ** 2, 0)
 
     def add(sums: tuple[Array, Array], weights: Array, shift: Array) -> tuple[Array, Array]:
-        start = jnp.stack(_origin(shift))
-        ahead, behind = (
-            lax.dynamic_slice(weights, at, (height, width))[None] for at in (-start, -start - shift)
-        )
-        values = ahead * cut(*shift, (height, width)) + behind * cut(*-shift, (height, width))
+        start, size = -_first_pair(shift), (height, width)
+        ahead = lax.dynamic_slice(weights, start, size)[None]
+        behind = lax.dynamic_slice(weights, start - shift, size)[None]
+        values = ahead * cut(shift, size) + behind * cut(-shift, size)
         return sums[0] + values, sums[1] + ahead + behind
 
     def step(carry: tuple, shifts: Array) -> tuple[tuple, None]:
-        sums, *handed = carry
-        made = [stage(x, s) for stage, x, s in zip(stages, handed, shifts[1:], strict=False)]
-        return (add(sums, handed[-1], shifts[-1]), squares(shifts[0]), *made), None
+        sums, handed = carry
+        made = zip((squares, *stages), (shifts[0], *handed), shifts, strict=False)
+        made = [stage(x, shift) for stage, x, shift in made]
+        return (add(sums, handed[-1], shifts[-1]), made), None
 
     sums = (planes, jnp.ones_like(planes[:1]))
-    shifts = _half_window(radius)
-    empty = [jax.eval_shape(squares, shifts[0])]
-    for stage in stages:
-        empty.append(jax.eval_shape(stage, empty[-1], shifts[0]))
-    handed = [jnp.full(x.shape, jnp.inf) for x in empty[:-1]] + [jnp.zeros(empty[-1].shape)]
-    ((values, weights), *_), _ = lax.scan(step, (sums, *handed), _staggered(shifts, len(handed)))
+    handed = _nothing_yet((squares, *stages))
+    shifts = _staggered(_half_window(radius), len(handed))
+    ((values, weights), _), _ = lax.scan(step, (sums, handed), shifts)
     return values / weights
 
 
-def _origin(shift: Array) -> tuple[Array, Array]:
-    """Row and column of the first pair of a shift: those before pixel 0, 0 that reach the image."""
-    return -shift[0], -jnp.maximum(shift[1], 0)
+def _first_pair(shift: Array) -> Array:
+    """Row and column of the first x of the pairs (x, x + s) of which one lies in the image."""
+    return -jnp.maximum(shift, 0)
+
+
+def _nothing_yet(stages: Sequence[Stage]) -> list[Array]:
+    """What each stage hands on before the first shift has come to it: weights of 0."""
+    shift = x = jax.ShapeDtypeStruct((2,), jnp.int32)
+    handed = []
+    for stage in stages:
+        x = jax.eval_shape(stage, x, shift)
+        handed.append(jnp.full(x.shape, jnp.inf, x.dtype))
+    return [*handed[:-1], jnp.zeros_like(handed[-1])]
 
 
 def _half_window(radius: int) -> np.ndarray:
@@ -78,6 +83,5 @@ def _half_window(radius: int) -> np.ndarray:
 
 
 def _staggered(shifts: np.ndarray, late: int) -> np.ndarray:
-    """(N, 2) -> (N + late, late + 1, 2): of each step its shift, the one before, and so on."""
-    rows = [np.pad(shifts, ((i, late - i), (0, 0))) for i in range(late + 1)]
-    return np.stack(rows, 1)
+    """(N, 2) -> (N + late, late + 1, 2): for each step its shift, the one before, and so on."""
+    return np.stack([np.pad(shifts, ((i, late - i), (0, 0))) for i in range(late + 1)], 1)

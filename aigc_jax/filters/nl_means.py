@@ -57,7 +57,7 @@ def nl_means(
     check_odd(patch_size=patch_size, search=search)
     h = 2 * sigma / patch_size**0.5 if h is None else h
     check_positive(h=h)
-    planes = to_planes(image, "nl_means", patch_size)
+    planes = to_planes(image, "nl_means", patch_size=patch_size)
     half = patch_size // 2
 
     def across(squares: Array, _: Array) -> Array:

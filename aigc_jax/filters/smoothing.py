@@ -85,7 +85,7 @@ def median(image: Array, size: int = 3) -> Array:
       UserError: a size that is not odd, an image smaller than the window or of integers.
     """
     check_odd(size=size)
-    planes = to_planes(image, "median", size)
+    planes = to_planes(image, "median", size=size)
     _, height, width = planes.shape
     margin = size // 2
     padded = jnp.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")

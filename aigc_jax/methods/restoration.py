@@ -187,7 +187,8 @@ def restore(spec: Restoration, state: State, images: Array, mask: Array | None =
     """Damaged images made whole, by the averaged weights.
 
     Args:
-      images: (B, H, W, C), in [-1, 1] but for noise; H and W are multiples of `multiple(spec)`.
+      images: (B, H, W, C), in [-1, 1] but for noise; a network that works at multiples of some
+        size sees them mirrored at the right and bottom.
       mask: (B, H, W, 1), 1 where `images` is to be kept, 0 where nothing is known; or None.
 
     Returns:
@@ -195,12 +196,14 @@ def restore(spec: Restoration, state: State, images: Array, mask: Array | None =
     """
     if mask is not None:
         images = jnp.where(mask > 0.5, images, 0.0)
-    made = jnp.clip(spec.model.apply(weights(state), images, mask, train=False), -1, 1)
-    return _kept(made, images, mask)
+    seen, seen_mask = (_padded(x, multiple(spec)) for x in (images, mask))
+    made = spec.model.apply(weights(state), seen, seen_mask, train=False)
+    height, width = images.shape[1:3]
+    return _kept(jnp.clip(made[:, :height, :width], -1, 1), images, mask)
 
 
 def multiple(spec: Restoration) -> int:
-    """Of which the sizes of images are multiples."""
+    """Of which the sizes of the images are multiples that the network sees."""
     return multiple_of(spec.model)
 
 
@@ -253,6 +256,15 @@ def weights(state: State) -> Any:
 def _first(batch: Batch) -> tuple[Array, Array, Array | None]:
     mask = batch.get("mask")
     return batch["source"][:1], batch["target"][:1], None if mask is None else mask[:1]
+
+
+def _padded(x: Array | None, multiple: int) -> Array | None:
+    """(B, H, W, C) to the next multiples."""
+    if x is None:
+        return None
+    height, width = x.shape[1:3]
+    margins = ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0))
+    return jnp.pad(x, margins, "symmetric")
 
 
 def _kept(made: Array, source: Array, mask: Array | None) -> Array:

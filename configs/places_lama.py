@@ -1,0 +1,48 @@
+"""LaMa (Suvorov et al. 2022) on a folder of photographs, 256 pixels: wide holes, fast Fourier ones.
+
+The generator as published (27 million parameters), masks of strokes and boxes alike, Adam 1e-3 and
+1e-4. Of its losses this has L1 of the known pixels, the adversarial one and, where a classifier's
+run is named in config.frozen.perceptual, a perceptual one; gradient penalty and feature matching
+are not here. Published FID on Places, wide masks: 2.21. Not run here.
+
+```
+aigc train --config=configs/places_lama.py --config.data.source=folder:places/train \\
+    --config.eval.source=folder:places/val
+aigc inpaint --workdir runs/places_lama --input photo.jpg --mask hole.png --out whole.png
+```
+"""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import config as configs
+from aigc_jax.methods import restoration
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = configs.default()
+    config.method = "restoration"
+    config.update(restoration.defaults())
+    config.task = "inpaint"
+    config.data.source = "folder:places/train"
+    config.data.mask = "strokes(1..5)|boxes(1..4)"
+    config.data.load_size = 286
+    config.data.flip = True
+    config.image_size = 256
+    config.channels = 3
+    config.model = ConfigDict({"name": "lama"})
+    config.loss = "l1"
+    config.hole_weight = 1.0
+    config.adversary.loss = "non_saturating"
+    config.adversary.weight = 0.5  # of the length of the pixels' gradient
+    config.adversary.lr = 1e-4
+    config.adversary.discriminator.num_layers = 3
+    config.batch_size = 32
+    config.num_train_steps = 1_000_000
+    config.optimizer.lr = 1e-3
+    config.optimizer.b1 = 0.9
+    config.dtype = "bfloat16"
+    config.sample_every = config.checkpoint_every = 5000
+    config.eval.source = "folder:places/val"
+    config.eval.extractor = "inception"
+    config.eval.metrics = "fid"
+    return configs.finish(config, arg)
