@@ -49,7 +49,7 @@ class Inpainter(AnySize):
         """
         known = ~hole[..., None]
         parts = [part / np.float32(127.5) - 1 for part in split(image, self.channels)]
-        made = self([np.concatenate([part * known, known], -1, np.float32) for part in parts])
+        made = self([np.concatenate([x * known, known], -1, dtype=np.float32) for x in parts])
         return np.where(known, image, joined(made, image.shape[-1]))
 
 

@@ -205,10 +205,10 @@ def restore(
     for some, at_once in files.batches(network):
         images = work.read(some)
         inputs = {file: work.damaged(file, image) for file, image in images.items()}
+        whole = {file: work.truth(file, image) for file, image in images.items()}
         made = network(list(inputs.values()), at_once) if inputs else []
         files.write(dict(zip(inputs, made, strict=True)), Path(out))
-        for (file, image), result in zip(images.items(), made, strict=True):
-            truth = work.truth(file, image)
+        for (file, truth), result in zip(whole.items(), made, strict=True):
             if truth is not None:
                 found[file.name] = work.compared(truth, inputs[file], result)
         n += len(images)
@@ -216,6 +216,7 @@ def restore(
         raise files.none()
     scores = None
     if found:
+        found = {file.name: found[file.name] for file in files.sizes if file.name in found}
         by = {"by": str(workdir or weights or f"{method} for sigma {sigma:g}"), "input": source}
         by |= {"degrade": ops, "seed": seed} if ops else {"target": target}
         means = [score["input_psnr"] for score in found.values() if score["input_psnr"] is not None]

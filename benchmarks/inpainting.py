@@ -196,9 +196,11 @@ def measure(name: str, images: np.ndarray, options: argparse.Namespace) -> None:
     masks = kinds.arrays(options.mask, seeds.astype(np.int32), images.shape[1:3])
     judge, few = Judge(options.judge, images.shape[-1]), options.search_num
     print(f"\n{name}, {options.mask}, seed {options.seed}: {1 - masks.mean():.1%} of it hole\n")
-    counts = sorted({len(images), min(few, len(images))}, reverse=True)
+    fills = methods(options, images)
+    searched = any(title.startswith(SEARCH) for title in fills)
+    counts = sorted({len(images), min(few, len(images)) if searched else len(images)}, reverse=True)
     tables, shown = [[] for _ in counts], {"whole": images, "holed": holed(images, masks)}
-    for title, fill in methods(options, images).items():
+    for title, fill in fills.items():
         searches = title.startswith(SEARCH)
         n = counts[-1] if searches else counts[0]
         shown[title], each = filled(fill, images[:n], masks[:n], warm=not searches)

@@ -45,6 +45,13 @@ def run_of(name, workdir, size, channels, classes=True, **fields):
     return workdir
 
 
+def planned(workdir, name):
+    """No more than a run's config: what is told before anything is loaded."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(configs.load(name).to_json_best_effort())
+    return workdir
+
+
 def aigc(*argv):
     assert cli.main(list(map(str, argv))) == 0
 

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import restoring_helpers as helpers
+from ml_collections import ConfigDict
 from PIL import Image
 from restoring_helpers import by_method, close, floats, noise, picture, written
 
@@ -269,8 +270,8 @@ def places(colour_run, gan_run, tmp_path_factory):
     save_mask(hole_in(4, 6), folder / "torn" / "x.bmp")
     torn = folder / "torn" / "x.bmp"
     torn.write_bytes(torn.read_bytes()[:-9])
-    helpers.run_of("digits_classifier", folder / "judge", 8, 1, model__width=4)
-    helpers.trained(folder / "restores", helpers.DNCNN, degrade="noise(5)")
+    helpers.planned(folder / "judge", "digits_classifier")
+    helpers.planned(folder / "restores", "bsd_dncnn")
     named = {path.name: path for path in folder.iterdir()}
     named |= {"nowhere": folder / "nowhere", "new": folder / "new"}
     return {**named, "run": colour_run, "gan": gan_run}
@@ -290,7 +291,8 @@ def test_mistakes(name, places, tmp_path, capsys):
 
 def test_latents_of_a_vae_are_searched_too(quick, tmp_path):
     """By its prior, as it has no discriminator."""
-    fields = {"encoder__width": 4, "decoder__width": 4}
+    plain = ConfigDict({"name": "vae_mlp", "width": 8, "depth": 1})
+    fields = {"encoder": plain, "decoder": plain}
     run = helpers.run_of("digits_cvae", tmp_path / "run", 16, 1, **fields)
     save_png(noise(16, 16, 1), tmp_path / "x.png")
     save_mask(hole_in(16, 16), tmp_path / "mask.png")

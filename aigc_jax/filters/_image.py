@@ -8,7 +8,7 @@ from aigc_jax.types import Array
 
 
 def to_planes(image: Array, name: str, **sides: int) -> Array:
-    """(H, W) or (H, W, C) -> (C, H, W) float32 of at least `sides` pixels a side, by their names."""
+    """(H, W) or (H, W, C) -> (C, H, W) float32; none of the named `sides` is larger than it."""
     image = jnp.asarray(image)
     if image.ndim not in (2, 3):
         raise UserError(
@@ -33,10 +33,10 @@ def from_planes(planes: Array, image: Array) -> Array:
 
 
 def check_positive(**values: float | Array) -> None:
-    """Every value that is known now, not traced, is above 0."""
+    """Every value that is known now, not traced, is a number above 0."""
     for name, value in values.items():
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
-            raise UserError(f"{name} must be positive, not {value}.")
+        if not isinstance(value, jax.core.Tracer) and not 0 < value < float("inf"):
+            raise UserError(f"{name} must be a number above 0, not {value}.")
 
 
 def check_odd(**values: int) -> None:

@@ -1,4 +1,6 @@
-"""Non-local means (Buades, Coll and Morel 2005): the mean of the pixels whose patches look alike."""
+"""Non-local means (Buades, Coll and Morel 2005): means of the pixels whose patches look alike."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ from aigc_jax.filters._image import check_odd, check_positive, from_planes, to_p
 from aigc_jax.filters._pairs import weighted_mean
 from aigc_jax.types import Array
 
-# The best patch up to each share of noise in the range, tuned on BSD's 400 training crops.
-_PATCHES = ((8 / 255, 3), (20 / 255, 5), (32 / 255, 7), (60 / 255, 9), (90 / 255, 11))
+# The best patch up to each share of noise in the range, as `h` tuned on BSD's 400 training crops.
+_PATCHES = ((8 / 255, 3), (20 / 255, 5), (32 / 255, 7), (42 / 255, 9), (60 / 255, 11))
 _LARGEST = 13
 
 
@@ -58,16 +60,7 @@ def nl_means(
     h = 2 * sigma / patch_size**0.5 if h is None else h
     check_positive(h=h)
     planes = to_planes(image, "nl_means", patch_size=patch_size)
-    half = patch_size // 2
-
-    def across(squares: Array, _: Array) -> Array:
-        return _tent_mean(squares, half + 1, 1)
-
-    def weigh(means: Array, _: Array) -> Array:
-        distances = _tent_mean(means, half + 1, 0)
-        return jnp.exp(-jnp.maximum(distances - 2 * sigma**2, 0) / h**2)
-
-    return from_planes(weighted_mean(planes, search // 2, half, (across, weigh)), image)
+    return from_planes(_nl_means(planes, sigma, h, patch_size // 2, search // 2), image)
 
 
 def best_patch(sigma: float, data_range: tuple[float, float] = (-1.0, 1.0)) -> int:
@@ -79,6 +72,18 @@ def best_patch(sigma: float, data_range: tuple[float, float] = (-1.0, 1.0)) -> i
         raise UserError("nl_means: give patch_size; a traced sigma cannot choose it.")
     share = sigma / (data_range[1] - data_range[0])
     return next((patch for most, patch in _PATCHES if share <= most), _LARGEST)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _nl_means(planes: Array, sigma: Array, h: Array, half: int, radius: int) -> Array:
+    def across(squares: Array, _: Array) -> Array:
+        return _tent_mean(squares, half + 1, 1)
+
+    def weigh(means: Array, _: Array) -> Array:
+        distances = _tent_mean(means, half + 1, 0)
+        return jnp.exp(-jnp.maximum(distances - 2 * sigma**2, 0) / h**2)
+
+    return weighted_mean(planes, radius, half, (across, weigh))
 
 
 def _tent_mean(x: Array, k: int, axis: int) -> Array:

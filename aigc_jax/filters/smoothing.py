@@ -1,8 +1,10 @@
 """Means and medians over a window: the Gaussian, the bilateral, the median."""
 
+import functools
 import math
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -30,7 +32,7 @@ def gaussian(image: Array, sigma: float) -> Array:
     window = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     planes = to_planes(image, "gaussian")
     for axis in (1, 2):
-        planes = _convolve(planes, window / window.sum(), axis)
+        planes = _convolve(planes, (window / window.sum()).astype(np.float32), axis)
     return from_planes(planes, image)
 
 
@@ -62,12 +64,8 @@ def bilateral(
     check_positive(sigma_range=sigma_range, sigma_space=sigma_space)
     radius = math.ceil(3 * sigma_space) if radius is None else radius
     check_positive(radius=radius)
-
-    def weight(squares: Array, shift: Array) -> Array:
-        space = jnp.sum(shift.astype(jnp.float32) ** 2) / sigma_space**2
-        return jnp.exp(-0.5 * (space + squares / sigma_range**2))
-
-    return from_planes(weighted_mean(to_planes(image, "bilateral"), radius, 0, [weight]), image)
+    planes = to_planes(image, "bilateral")
+    return from_planes(_bilateral(planes, sigma_range, sigma_space, radius), image)
 
 
 def median(image: Array, size: int = 3) -> Array:
@@ -75,8 +73,7 @@ def median(image: Array, size: int = 3) -> Array:
 
     Args:
       image: (H, W) or (H, W, C) float; jax.vmap takes a batch.
-      size: odd side of the window in pixels, static; up to 7 or so, for the work grows as
-        size^2 log^2 size.
+      size: odd side of the window in pixels, static; the work grows as size^2 log^2 size.
 
     Returns:
       A float32 image of the same shape.
@@ -85,7 +82,30 @@ def median(image: Array, size: int = 3) -> Array:
       UserError: a size that is not odd, an image smaller than the window or of integers.
     """
     check_odd(size=size)
-    planes = to_planes(image, "median", size=size)
+    return from_planes(_median(to_planes(image, "median", size=size), size), image)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _convolve(planes: Array, window: Array, axis: int) -> Array:
+    """One axis with an odd, symmetric window."""
+    length, margin = planes.shape[axis], len(window) // 2
+    pad = [(margin, margin) if i == axis else (0, 0) for i in range(3)]
+    padded = jnp.pad(planes, pad, mode="reflect")
+    starts = enumerate(window)
+    return sum(w * lax.slice_in_dim(padded, i, i + length, axis=axis) for i, w in starts)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _bilateral(planes: Array, sigma_range: Array, sigma_space: Array, radius: int) -> Array:
+    def weight(squares: Array, shift: Array) -> Array:
+        space = jnp.sum(shift.astype(jnp.float32) ** 2) / sigma_space**2
+        return jnp.exp(-0.5 * (space + squares / sigma_range**2))
+
+    return weighted_mean(planes, radius, 0, [weight])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _median(planes: Array, size: int) -> Array:
     _, height, width = planes.shape
     margin = size // 2
     padded = jnp.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
@@ -93,16 +113,7 @@ def median(image: Array, size: int = 3) -> Array:
     window = [padded[:, y : y + height, x : x + width] for y, x in places]
     for i, j in _sorting_network(len(window)):
         window[i], window[j] = jnp.minimum(window[i], window[j]), jnp.maximum(window[i], window[j])
-    return from_planes(window[len(window) // 2], image)
-
-
-def _convolve(planes: Array, window: np.ndarray, axis: int) -> Array:
-    """One axis with an odd, symmetric window."""
-    length, margin = planes.shape[axis], len(window) // 2
-    pad = [(margin, margin) if i == axis else (0, 0) for i in range(3)]
-    padded = jnp.pad(planes, pad, mode="reflect")
-    starts = enumerate(window.astype(np.float32))
-    return sum(w * lax.slice_in_dim(padded, i, i + length, axis=axis) for i, w in starts)
+    return window[len(window) // 2]
 
 
 def _sorting_network(n: int) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,8 @@
-"""Total-variation denoising (Rudin, Osher and Fatemi 1992) by Chambolle's dual projection (2004)."""
+"""Total-variation denoising (Rudin, Osher, Fatemi 1992) by a dual projection (Chambolle 2004)."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -12,7 +15,7 @@ _STEP = 0.25
 def total_variation(image: Array, weight: float | Array, *, steps: int = 100) -> Array:
     """The u that minimises sum |grad u| + sum (u - image)^2 / (2 weight), each channel by itself.
 
-    u = f - weight div p, with p found by (Chambolle 2004, eq. 9)
+    u = f - weight div p, with p found by (Chambolle 2004, section 3)
 
         p <- (p + t grad(div p - f / weight)) / (1 + t |grad(div p - f / weight)|),
 
@@ -30,15 +33,18 @@ def total_variation(image: Array, weight: float | Array, *, steps: int = 100) ->
       UserError: weight or steps not positive, or an image of integers.
     """
     check_positive(weight=weight, steps=steps)
-    planes = to_planes(image, "total_variation")
+    return from_planes(_chambolle(to_planes(image, "total_variation"), weight, steps), image)
 
+
+@functools.partial(jax.jit, static_argnums=2)
+def _chambolle(planes: Array, weight: Array, steps: int) -> Array:
     def step(_: int, p: tuple[Array, Array]) -> tuple[Array, Array]:
         down, right = _gradient(_divergence(*p) - planes / weight)
         scale = 1 + _STEP * jnp.sqrt(down**2 + right**2)
         return (p[0] + _STEP * down) / scale, (p[1] + _STEP * right) / scale
 
     p = lax.fori_loop(0, steps, step, (jnp.zeros_like(planes), jnp.zeros_like(planes)))
-    return from_planes(planes - weight * _divergence(*p), image)
+    return planes - weight * _divergence(*p)
 
 
 def _gradient(u: Array) -> tuple[Array, Array]:
