@@ -18,7 +18,7 @@ from aigc_jax.data.operations import Operation
 from aigc_jax.errors import UserError
 from aigc_jax.writers import save_png
 
-MASKS = "masks"
+IMAGES, MASKS = "images", "masks"
 _HOLE = 128  # 0 of [-1, 1]
 
 
@@ -41,8 +41,12 @@ class Degraded:
 
     def told(self) -> str:
         """In a line or a few."""
-        where = f", their masks (white = hole) in {Path(self.out, MASKS)}" if self.masks else ""
-        lines = [f"{self.n} images degraded in {self.out}{where}"]
+        lines = [f"{self.n} images degraded in {self.out}"]
+        if self.masks:
+            lines = [
+                f"{self.n} images degraded in {Path(self.out, IMAGES)}, their masks (white = hole) "
+                f"in {Path(self.out, MASKS)}"
+            ]
         lines += [f"Images {kind}: {count}." for kind, count in self.converted.items()]
         if self.skipped:
             lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
@@ -60,8 +64,8 @@ def degrade(
       source: a folder or an image file.
       out: a new or empty folder.
       ops: of `data.degrade`, "noise(25),jpeg(40)"; "" for none.
-      mask: of `data.masks`, "strokes|boxes": the images get holes, which are grey, and the masks
-        go to `out`/masks, white where the hole is.
+      mask: of `data.masks`, "strokes|boxes": the images get holes, which are grey, and go to
+        `out`/images, and the masks to `out`/masks, white where the hole is.
 
     Raises:
       UserError: neither ops nor mask, or one that can't be read; a seed that is no int32; no
@@ -77,15 +81,13 @@ def degrade(
     sampling.check_folder(out)
     files, bad = pictures.find(source), folders.Unreadable("", 0)
     targets = latents.targets(files)
-    if mask and any(target.startswith(f"{MASKS}/") for target in targets.values()):
-        raise UserError(f"--mask: {source} has a folder {MASKS!r}, where they would go: rename it.")
 
     def one(number: int) -> list[str] | None:
         file = files[number]
         read = bad.attempt(as_is.read, file.path)
         if read is not None:
             parts = _damaged(read[0], chain, mask, np.array([[seed, number]]))
-            for part, folder in zip(parts, ("", MASKS), strict=False):
+            for part, folder in zip(parts, (IMAGES, MASKS) if mask else ("",), strict=True):
                 save_png(part, Path(out, folder, targets[file]))
         return read and read[1]
 

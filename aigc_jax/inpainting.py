@@ -106,6 +106,9 @@ def inpaint(
     searched = _check_run(workdir, config)
     _check_numbers(config, label, seed, searched)
     files = PictureFiles(source)
+    for flag, given in (("--input", source), ("--mask", mask)):
+        if Path(out).exists() and Path(given).exists() and Path(out).samefile(given):
+            raise UserError(f"--out {out} is {flag} itself: name another file.")
     if to_file and len(files.sizes) > 1:
         raise UserError(f"--out {out}: {len(files.sizes)} images go to a folder.")
     if searched:
@@ -170,9 +173,10 @@ def _network(run: runs.Run, tile: int) -> Filler:
 
 def _searcher(run: runs.Run, label: int | None, seed: int, n: int) -> Filler:
     """By the latents; `n`: how many images there will be. Without a label each class is tried."""
-    search = latent_search.Search(run, batch_size=min(_SEARCHED, n))
+    search, first = latent_search.Search(run, batch_size=min(_SEARCHED, n)), 0
 
     def fill(images: Sequence[np.ndarray], holes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal first
         if not images:
             return []
         parts = [split(image, run.config.channels) for image in images]
@@ -180,7 +184,8 @@ def _searcher(run: runs.Run, label: int | None, seed: int, n: int) -> Filler:
         known = ~np.stack(repeated)[..., None]
         stack = np.stack([part for some in parts for part in some])
         labels = None if label is None else np.full(len(stack), label)
-        made = iter(search(stack, known.astype(np.float32), labels, seed))
+        made = iter(search(stack, known.astype(np.float32), labels, seed, first))
+        first += len(stack)
         return [
             np.where(hole[..., None], joined([next(made) for _ in some], image.shape[-1]), image)
             for image, hole, some in zip(images, holes, parts, strict=True)
@@ -194,20 +199,11 @@ class _Holes:
 
     def __init__(self, files: PictureFiles, mask: str) -> None:
         found = PictureFiles(mask, "--mask")
-        names = {_stem(other): other for other in found.sizes}
-        only = next(iter(found.sizes)) if Path(mask).is_file() else None
-        self._masks: dict[Picture, Picture] = {}
-        for file, size in files.sizes.items():
-            other = only or names.get(_stem(file))
-            if other is None:
-                raise UserError(f"--mask {mask} has no mask of the name of {file.name}.")
-            if found.sizes[other] != size:
-                (h, w), (h2, w2) = size, found.sizes[other]
-                raise UserError(
-                    f"--mask: {other.path} is {w2}x{h2} and {file.path} {w}x{h}: a mask has the "
-                    "size of its image."
-                )
-            self._masks[file] = other
+        if Path(mask).is_file():
+            self._masks = dict.fromkeys(files.sizes, next(iter(found.sizes)))
+            files.check_sizes(self._masks, found)
+        else:
+            self._masks = files.partners(found)
         found.read(_hole, list(set(self._masks.values())))  # all, before any is filled
 
     def __call__(self, file: Picture) -> np.ndarray:
@@ -217,15 +213,13 @@ class _Holes:
 def _hole(path: Path) -> np.ndarray:
     """(H, W) bool, True where a mask is white."""
     try:
-        mask, _ = as_is.read(path)
+        mask, kinds = as_is.read(path)
     except Exception as error:  # whatever Pillow raises
         raise UserError(f"--mask: {path} can't be read: {why(error)}.") from None
+    if as_is.CLEAR in kinds:
+        raise UserError(f"--mask: {path} is transparent: save it opaque, white where the hole is.")
     hole = to_channels(mask, 1)[..., 0] >= 128
     if hole.all() or not hole.any():
         what = "all white: nothing of the image is known" if hole.all() else "all black"
         raise UserError(f"--mask: {path} is {what}: white is the hole, black what is kept.")
     return hole
-
-
-def _stem(file: Picture) -> str:
-    return Path(file.name).with_suffix("").as_posix()

@@ -89,6 +89,7 @@ class Search:
         masks: np.ndarray,
         labels: np.ndarray | None = None,
         seed: int = 0,
+        first: int = 0,
     ) -> np.ndarray:
         """The images without holes.
 
@@ -99,6 +100,7 @@ class Search:
             part.
           masks: (B, S, S, 1), 1 = known, 0 = hole.
           labels: (B,) int, of a conditional run; None: of no known class.
+          first: i of the first image.
 
         Returns:
           (B, S, S, C) uint8; what is known is as it was to the bit.
@@ -110,10 +112,10 @@ class Search:
         batch = {
             "image": images,
             "mask": masks.astype(np.float32),
-            "index": np.arange(len(images), dtype=np.int32),
+            "index": np.arange(first, first + len(images), dtype=np.int32),
         }
         if self._config.num_classes:
-            batch["labels"] = self._tried(labels, len(images), seed)
+            batch["labels"] = self._tried(labels, batch["index"], seed)
         starts, parts, rng = range(0, len(images), self.batch_size), [], jax.random.key(seed)
         for start in tqdm(starts, "holes", delay=2, leave=False, disable=None):
             part = {name: x[start : start + self.batch_size] for name, x in batch.items()}
@@ -121,12 +123,12 @@ class Search:
             parts.append(np.asarray(self._filled(self._state, rng, placed)))
         return np.concatenate(parts)[: len(images)] if parts else images.copy()
 
-    def _tried(self, labels: np.ndarray | None, n: int, seed: int) -> np.ndarray:
+    def _tried(self, labels: np.ndarray | None, index: np.ndarray, seed: int) -> np.ndarray:
         """(n, restarts) int32: the class of each start."""
         classes = self._config.num_classes
         if labels is not None:
             return np.repeat(np.asarray(labels, np.int32)[:, None], self._restarts, 1)
-        first = [np.random.default_rng([seed, i]).integers(classes) for i in range(n)]
+        first = [np.random.default_rng([seed, i]).integers(classes) for i in index]
         return np.add.outer(first, np.arange(self._restarts)).astype(np.int32) % classes
 
     def _check(self, images: np.ndarray, masks: np.ndarray, labels: np.ndarray | None) -> None:

@@ -240,7 +240,7 @@ def check_method(name: str, *needed: str) -> None:
     missing = next((function for function in needed if not hasattr(method, function)), None)
     does = methods.command(method)
     if missing and does:
-        raise UserError(f"The method {name!r} {_LACKS[missing]}: aigc {does} {does}s them.")
+        raise UserError(f"The method {name!r} {_LACKS[missing]}: aigc {does} {does}s images.")
     if missing:
         files = pkgutil.iter_modules(methods.__path__)
         known = [file.name for file in files if not file.name.startswith("_")]

@@ -32,6 +32,7 @@ class PictureFiles:
       flag: by which.
 
     Attributes:
+      flag: as given.
       sizes: {file: (H, W)} of those with an image's header, in order.
 
     Raises:
@@ -39,7 +40,7 @@ class PictureFiles:
     """
 
     def __init__(self, source: str, flag: str = "--input") -> None:
-        self._source, self._flag = source, flag
+        self._source, self.flag = source, flag
         self._bad = folders.Unreadable("", 0)
         self._files = pictures.find(source, flag=flag)
         self._targets = latents.targets(self._files)
@@ -81,6 +82,51 @@ class PictureFiles:
         """Of a file's PNG below the folder that is written to."""
         return self._targets[file]
 
+    def partners(self, others: "PictureFiles") -> dict[Picture, Picture]:
+        """{file: the one of `others` that has its name}, or its stem, and its size.
+
+        Raises:
+          UserError: there is none for a file, or several of one stem, or one of another size.
+        """
+        by_name = {other.name: other for other in others.sizes}
+        stems: dict[str, list[Picture]] = {}
+        for other in others.sizes:
+            stems.setdefault(_stem(other), []).append(other)
+        pairs, missing = {}, []
+        for file in self.sizes:
+            found = [by_name[file.name]] if file.name in by_name else stems.get(_stem(file), [])
+            if len(found) > 1:
+                raise UserError(
+                    f"{others.told()} has {found[0].name} and {found[1].name} for {file.name}: "
+                    "leave one of them."
+                )
+            if found:
+                pairs[file] = found[0]
+            else:
+                missing.append(file.name)
+        if missing:
+            more = f", nor of {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(
+                f"{others.told()} has no image of the name of {missing[0]}{more}: give images of "
+                "the same names."
+            )
+        self.check_sizes(pairs, others)
+        return pairs
+
+    def check_sizes(self, pairs: Mapping[Picture, Picture], others: "PictureFiles") -> None:
+        """UserError where a file and its partner differ in size."""
+        for file, other in pairs.items():
+            (h, w), (h2, w2) = self.sizes[file], others.sizes[other]
+            if (h, w) != (h2, w2):
+                raise UserError(
+                    f"{others.flag}: {other.path} is {w2}x{h2} and {file.path} {w}x{h}: they must "
+                    "be of one size."
+                )
+
+    def told(self) -> str:
+        """As a user gave it: "--target truth"."""
+        return f"{self.flag} {self._source}"
+
     def write(self, images: Mapping[Picture, np.ndarray], out: Path) -> None:
         """(H, W, C) uint8 each, to its place."""
         paths: Iterable[Path] = [out / self.name(file) for file in images]
@@ -89,7 +135,11 @@ class PictureFiles:
     def none(self) -> UserError:
         """To be raised when none could be read."""
         n = len(self._files)
-        return UserError(f"{self._flag} {self._source}: {n} image files, and none can be read.")
+        return UserError(f"{self.flag} {self._source}: {n} image files, and none can be read.")
+
+
+def _stem(file: Picture) -> str:
+    return Path(file.name).with_suffix("").as_posix()
 
 
 def picture(path: Path, channels: int) -> Image.Image:

@@ -22,6 +22,7 @@ from aigc_jax.picture_files import PictureFiles
 from aigc_jax.runs import write_json
 
 SCORES = "scores.json"
+_LEAST_SSIM, _LEAST_FILTER = 6, 16  # pixels a side
 
 
 class Restorer(AnySize):
@@ -29,7 +30,12 @@ class Restorer(AnySize):
 
     A grey network takes the channels of a colour image one by one; one for colour takes a grey
     image as three equal channels, and the luma of what it makes.
+
+    Attributes:
+      least: pixels a side of the smallest image that it takes.
     """
+
+    least: int = 1
 
     @classmethod
     def of_run(cls, run: runs.Run, tile: int = TILE) -> "Restorer":
@@ -66,14 +72,18 @@ class Restorer(AnySize):
         """
         if name not in filters.DENOISERS:
             raise UserError(f"--method {name!r}.{did_you_mean(name, filters.DENOISERS)}")
-        if not 0 < sigma < float("inf"):
-            raise UserError(f"--sigma {sigma:g}: it must be above 0, in grey levels of 255.")
+        if not 0 < sigma <= 255:
+            raise UserError(f"--sigma {sigma:g}: grey levels of 255, above 0 and up to 255.")
+        if tile < 4 * _LEAST_FILTER:
+            raise UserError(f"--tile {tile}: filters take tiles of {4 * _LEAST_FILTER} or more.")
         one = functools.partial(filters.DENOISERS[name], sigma=sigma / 127.5)
 
         def apply(variables: Any, images: jax.Array) -> jax.Array:
             return jax.vmap(one)(images)
 
-        return cls(apply, {}, channels=0, tile=tile)
+        made = cls(apply, {}, channels=0, tile=tile)
+        made.least = _LEAST_FILTER
+        return made
 
     def __call__(
         self, images: Sequence[np.ndarray], batch_size: int | None = None
@@ -185,7 +195,8 @@ def restore(
         `sigma`, the noise in grey levels of 255.
       target: whole images of the same names (their endings may differ) and sizes to compare with.
       ops: the images are whole: this is done to them first (see `data.degrade`), without clipping
-        or rounding, as the literature's tables have it, and the result is compared with them.
+        or rounding, as the literature's tables have it, and the result is compared with them. The
+        input's own PSNR is of what an 8-bit file would hold of it: at much noise above the tables'.
       seed: of `ops`: image i has (seed, i).
       step: of the run's checkpoint; None: the newest.
       tile: see `AnySize`.
@@ -200,6 +211,7 @@ def restore(
     files = PictureFiles(source)
     truths = _truths(files, target) if target else None
     network = _network(workdir, weights, method, sigma, step, tile)
+    _check_sizes(files, network, bool(target or ops))
     work = _Work(source, files, chain, truths, seed)
     found, n = {}, 0
     for some, at_once in files.batches(network):
@@ -269,28 +281,24 @@ def _network(
 
 def _truths(files: PictureFiles, target: str) -> dict[Picture, Path]:
     """The file of `target` that has the name of each."""
-    theirs = PictureFiles(target, "--target").sizes
-    by_name = {Path(file.name).with_suffix("").as_posix(): file for file in theirs}
-    if len(files.sizes) == len(theirs) == 1:
-        pairs = dict(zip(files.sizes, theirs, strict=True))
+    theirs = PictureFiles(target, "--target")
+    if len(files.sizes) == len(theirs.sizes) == 1:
+        pairs = dict(zip(files.sizes, theirs.sizes, strict=True))
+        files.check_sizes(pairs, theirs)
     else:
-        names = {file: Path(file.name).with_suffix("").as_posix() for file in files.sizes}
-        missing = [file.name for file, name in names.items() if name not in by_name]
-        if missing:
-            more = f", nor of {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(
-                f"--target {target} has no image of the name of {missing[0]}{more}: give whole "
-                "images of the same names."
-            )
-        pairs = {file: by_name[name] for file, name in names.items()}
-    for file, other in pairs.items():
-        (h, w), (h2, w2) = files.sizes[file], theirs[other]
-        if (h, w) != (h2, w2):
-            raise UserError(
-                f"--target: {other.path} is {w2}x{h2} and {file.path} {w}x{h}: they must be of one "
-                "size."
-            )
+        pairs = files.partners(theirs)
     return {file: other.path for file, other in pairs.items()}
+
+
+def _check_sizes(files: PictureFiles, network: Restorer, compared: bool) -> None:
+    least, why = network.least, "filters need"
+    if compared and least < _LEAST_SSIM:
+        least, why = _LEAST_SSIM, "SSIM needs"
+    for file, (height, width) in files.sizes.items():
+        if min(height, width) < least:
+            raise UserError(
+                f"{file.path} is {width}x{height}: {why} {least} pixels a side: leave it out."
+            )
 
 
 @functools.lru_cache(maxsize=16)

@@ -20,6 +20,9 @@ from aigc_jax.runs import Run
 from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png, tile
 
+# Endings by which a user means a file.
+_OF_FILES = (".png", ".npz", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
 
 class Sampler:
     """A method's `sample`, compiled once, for any state and number of images.
@@ -169,6 +172,8 @@ def check_out(out: str | Path) -> None:
 def check_folder(out: str | Path) -> None:
     """UserError if `out` is a file, holds something, or can't be made where it is."""
     out = Path(out)
+    if out.suffix.lower() in _OF_FILES and not out.is_dir():
+        raise UserError(f"--out {out}: this makes a folder: leave out the ending {out.suffix}.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} is there already and not empty: name a new folder.")
     _check_writable(out, out)

@@ -24,11 +24,11 @@ PUBLISHED = {
 }
 
 
-def scores(source: str, sigma: int, out: Path, **by) -> tuple[float, float, float]:
+def scores(source: str, ops: str, out: Path, **by) -> tuple[float, float, float]:
     """Mean PSNR and SSIM, and of the noisy images."""
     from aigc_jax import restoration
 
-    done = restoration.restore(source, out, ops=f"noise({sigma})", **by)
+    done = restoration.restore(source, out, ops=ops, **by)
     return tuple(done.scores[name]["value"] for name in ("psnr", "ssim", "input_psnr"))
 
 
@@ -65,12 +65,13 @@ def main() -> None:
             for sigma in args.sigmas:
                 out = Path(folder, name, str(sigma))
                 told = how | ({"sigma": sigma} if "method" in how else {})
-                *found[sigma], noisy[sigma] = scores(args.source, sigma, out, **told)
+                *found[sigma], noisy[sigma] = scores(args.source, f"noise({sigma})", out, **told)
                 shown[name] = out
             rows.append((name, *(f"{p:.2f} / {s:.3f}" for p, s in found.values())))
             print(rows[-1], flush=True)
         rows.insert(0, ("noisy", *(f"{x:.2f}" for x in noisy.values())))
-        rows += [(k, *(v.get(s, "") for s in args.sigmas)) for k, v in PUBLISHED.items()]
+        for name, found in PUBLISHED.items():
+            rows.append((name, *(f"{found[s]:.2f}" if s in found else "" for s in args.sigmas)))
         if args.picture:
             out = Path(folder, "noisy")
             degrading.degrade(args.source, out, f"noise({args.sigmas[-1]})")

@@ -4,11 +4,11 @@
         --search runs/cifar10_dcgan --workdir runs/cifar10_inpaint runs/bsd_inpaint
 
 CIFAR-10's test images (32x32, colour), and crops of BSD68 (64x64, grey), under free-form masks that
-are the same at each call. A run fills the images whose size and channels are its own. The Frechet
-distance is that of a CIFAR-10 classifier's features of the filled images to those of the same
-images whole. The search is slow and takes the first images alone, which are told once more for all;
-its time holds its compilation. Nothing is trained here: `aigc train` does that. Needs
-`pip install opencv-python-headless scikit-image`.
+are the same at each call. A run fills all of them, of whatever size it was trained on; a search
+those of its run's size and channels. The Frechet distance is that of a CIFAR-10 classifier's
+features of the filled images to those of the same images whole. The search is slow and takes the
+first images alone, which are told once more for all; its time holds its compilation. Nothing is
+trained here: `aigc train` does that. Needs `pip install opencv-python-headless scikit-image`.
 """
 
 import argparse
@@ -81,10 +81,11 @@ def searching(workdir: str, steps: int, restarts: int, blend: bool) -> Fill:
 
 
 def restoring(workdir: str) -> Fill:
-    """A run of the method `restoration`, by its averaged weights."""
+    """A run of the method `restoration`, by its averaged weights; grey images as colour ones."""
     import jax
 
     from aigc_jax import runs
+    from aigc_jax.data.dataset import to_channels
     from aigc_jax.types import to_uint8
 
     run = runs.load(workdir)
@@ -93,7 +94,11 @@ def restoring(workdir: str) -> Fill:
     def fill(state, images, masks):
         return to_uint8(run.method.restore(run.spec, state, images / 127.5 - 1, masks))
 
-    return lambda images, masks: np.asarray(fill(run.state, images.astype(np.float32), masks))
+    def of_any(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        seen = to_channels(images, run.config.channels).astype(np.float32)
+        return to_channels(np.asarray(fill(run.state, seen, masks)), images.shape[-1])
+
+    return of_any
 
 
 def holed(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -141,12 +146,8 @@ class _Given:
     """Arrays as `scoring.Images`."""
 
     def __init__(self, images: np.ndarray) -> None:
-        self.name, self.n, self.size, self._images = (
-            "images",
-            len(images),
-            images.shape[1:3],
-            images,
-        )
+        self.name, self.n, self.size = "images", len(images), images.shape[1:3]
+        self._images = images
 
     def batches(self, batch_size: int, transform: Callable | None = None):
         for start in range(0, self.n, batch_size):
@@ -160,7 +161,9 @@ def quality(made: np.ndarray, real: np.ndarray, masks: np.ndarray) -> tuple[str,
 
     x, y = (images.astype(np.float32) for images in (made, real))
     found = hole_psnr(x, y, masks, (0, 255)), psnr(x, y, (0, 255)), ssim(x, y, (0, 255))
-    return tuple(f"{float(np.mean(x)):.{d}f}" for x, d in zip(found, (2, 2, 4), strict=True))
+    # An image that is filled exactly has a PSNR of inf.
+    means = [np.mean(x[np.isfinite(x)]) for x in map(np.asarray, found)]
+    return tuple(f"{mean:.{d}f}" for mean, d in zip(means, (2, 2, 4), strict=True))
 
 
 def methods(options: argparse.Namespace, images: np.ndarray) -> dict[str, Fill]:
@@ -178,7 +181,7 @@ def methods(options: argparse.Namespace, images: np.ndarray) -> dict[str, Fill]:
         config = configs.of_run(workdir)
         return (config.image_size, config.channels) == (images.shape[1], images.shape[3])
 
-    for workdir in filter(fits, options.workdir):
+    for workdir in options.workdir:
         found[Path(workdir).name] = restoring(workdir)
     for workdir in filter(fits, options.search):
         for blend in (False, True):

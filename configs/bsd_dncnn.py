@@ -3,8 +3,9 @@
 17 layers of 64 channels on crops of 40 pixels, 50 epochs of 212,000 of them in batches of 128 by
 Adam; for DnCNN-B add --config.model.depth=20 --config.data.degrade="noise(0..55)"
 --config.image_size=50. Published PSNR on BSD68: 29.23 dB (B: 29.16; for 15 and 50 grey levels S
-31.73 and 26.23). Not run here: a CPU takes days; see configs/bsd_unet_blind.py for one that
-a CPU trains. Here crops are not also taken of the images at 0.9 to 0.7 times their size.
+31.73 and 26.23). Not run here: a CPU takes days; see configs/bsd_unet_blind.py for one that a CPU
+trains. Here crops are not also taken of the images at 0.9 to 0.7 times their size. What training
+prints is of test images cropped and shrunk to 180 pixels; the protocol is the second command's.
 
 ```
 aigc train --config=configs/bsd_dncnn.py

@@ -1,7 +1,9 @@
 """One blind denoiser for every level of noise: a small U-Net on the Berkeley crops.
 
 DRUNet's blocks (Zhang et al. 2021) without biases (Mohan et al. 2020) on blocks of 2x2 pixels:
-3.6 million parameters, noise of 0 to 55 grey levels, L1. A CPU core takes about 45 minutes.
+3.6 million parameters, noise of 0 to 55 grey levels, L1. A CPU core takes 46 minutes. What training
+prints is of test images cropped and shrunk to 180 pixels; the literature's protocol is the second
+command: 31.23, 28.82 and 25.91 dB for 15, 25 and 50 grey levels.
 
 ```
 aigc train --config=configs/bsd_unet_blind.py

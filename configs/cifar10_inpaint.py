@@ -1,6 +1,6 @@
 """Fills holes in CIFAR-10's images: gated convolutions (Yu et al. 2019) and a patch discriminator.
 
-Holes are free-form strokes and boxes; what is known is kept to the bit. A CPU core takes 15
+Holes are free-form strokes and boxes; what is known is kept to the bit. A CPU core takes 20
 minutes.
 
 ```
@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = "l1"
     config.hole_weight = 5.0
     config.adversary.weight = 0.2  # of the length of the pixels' gradient
-    config.adversary.start = 0 if arg == "smoke" else 9000  # first the right colours, then their grain
+    config.adversary.start = 0 if arg == "smoke" else 9000  # first the colours, then their grain
     config.adversary.discriminator.width = 32
     config.adversary.discriminator.num_layers = 2
     config.batch_size = 8

@@ -158,7 +158,9 @@ def test_smoke_runs(path, tmp_path):
         assert "eval_accuracy" in rows[-1]
         return
     assert len(list((workdir / "samples").glob("*.png"))) > 1
-    if config.eval.extractor not in ("", "inception") and hasattr(methods.load(config.method), "sample"):
+    if config.eval.extractor not in ("", "inception") and hasattr(
+        methods.load(config.method), "sample"
+    ):
         assert rows[-1]["eval_fid"] > 0
         assert (workdir / "judge" / "config.json").exists()
         if config.task == "label":

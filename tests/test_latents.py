@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc_jax import cli, latents, runs
+from aigc_jax import cli, latents, pair_scores, runs
 from aigc_jax.data import sources
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
@@ -259,6 +259,7 @@ def test_no_two_files_go_to_one_place():
 
 def test_an_exact_copy_has_no_psnr():
     found = {"a": {"psnr": 20.0, "ssim": 0.5}, "b": {"psnr": float("inf"), "ssim": 1.0}}
+    found = {name: score | {"border": "valid"} for name, score in found.items()}
     summary = json.loads(json.dumps(pair_scores.summary(found)))
     assert summary["psnr"] == {"value": 20.0, "unit": "dB", "n": 1, "exact": 1}
     assert summary["images"]["b"]["psnr"] is None and summary["ssim"]["value"] == 0.75

@@ -99,7 +99,8 @@ def test_files_of_other_kinds_are_told(colour_run, tmp_path, capsys, caplog):
     (folder / "bad.jpg").write_text("no image")
     capsys.readouterr()
     aigc("--workdir", colour_run, "--input", folder, "--out", tmp_path / "out")
-    reads = {"grey": grey, "deep": grey, "turned": colour, "clear": np.full((9, 6, 3), np.uint8(255))}
+    white = np.full_like(colour, 255)
+    reads = {"grey": grey, "deep": grey, "turned": colour, "clear": white}
     assert written(tmp_path / "out") == sorted(f"{name}.png" for name in reads)
     for name, image in reads.items():
         assert close(picture(tmp_path / "out" / f"{name}.png"), expected(colour_run, image)), name

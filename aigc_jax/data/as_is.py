@@ -21,7 +21,9 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
       whatever Pillow does, for what is no readable image.
     """
     with Image.open(path) as file:
-        kinds = [SIXTEEN] * file.mode.startswith("I")
+        if file.mode == "F":
+            raise ValueError("pixels of floats: save it with 8 or 16 bits")
+        kinds = [SIXTEEN] * (file.mode.startswith("I") or _is_deep(path))
         image = eight_bit(ImageOps.exif_transpose(file))
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
@@ -30,3 +32,10 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.asarray(image.convert(mode))
     return pixels.reshape(*pixels.shape[:2], -1), kinds
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a PNG has 16 bits for each channel, of which Pillow reads 8 in colour."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24:] == bytes([16])

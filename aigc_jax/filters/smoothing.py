@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from aigc_jax.errors import UserError
 from aigc_jax.filters._image import check_odd, check_positive, from_planes, to_planes
 from aigc_jax.filters._pairs import weighted_mean
 from aigc_jax.types import Array
@@ -62,7 +63,10 @@ def bilateral(
       UserError: a sigma or the radius not positive, or an image of integers.
     """
     check_positive(sigma_range=sigma_range, sigma_space=sigma_space)
-    radius = math.ceil(3 * sigma_space) if radius is None else radius
+    if radius is None:
+        if isinstance(sigma_space, jax.core.Tracer):
+            raise UserError("bilateral: give radius; a traced sigma_space cannot choose it.")
+        radius = math.ceil(3 * sigma_space)
     check_positive(radius=radius)
     planes = to_planes(image, "bilateral")
     return from_planes(_bilateral(planes, sigma_range, sigma_space, radius), image)

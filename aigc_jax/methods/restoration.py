@@ -92,6 +92,13 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Restoration
     """The static half that a config describes. UserError for names that don't exist."""
     if config.loss not in _LOSSES:
         raise UserError(f"Unknown config.loss {config.loss!r}.{did_you_mean(config.loss, _LOSSES)}")
+    section = config.adversary
+    judged = section.weight and section.adaptive and not section.perceptual_weight
+    if config.task == "inpaint" and judged and not config.hole_weight:
+        raise UserError(
+            "config.hole_weight is 0, and config.adversary.adaptive scales the adversarial "
+            "gradient to that of the hole's pixels, which is then 0: set adaptive to False."
+        )
     model = models.build(
         config.model,
         "Restorer",
@@ -264,7 +271,7 @@ def _padded(x: Array | None, multiple: int) -> Array | None:
         return None
     height, width = x.shape[1:3]
     margins = ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0))
-    return jnp.pad(x, margins, "symmetric")
+    return jnp.pad(x, margins, "reflect")
 
 
 def _kept(made: Array, source: Array, mask: Array | None) -> Array:
