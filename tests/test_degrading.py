@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc_jax import degrading
 from aigc_jax.data import degrade as degradations
 from aigc_jax.data import masks
 from aigc_jax.degrading import degrade
@@ -61,16 +60,16 @@ def test_holes_and_their_masks(folder, tmp_path):
         mask = masks.arrays("strokes|half", [[0, number]], shape[:2])[0] == 0
         np.testing.assert_array_equal(pixels(out / "masks" / name), 255 * mask)
         whole = by_hand("noise(9)", noise(*shape), 0, number)
-        np.testing.assert_array_equal(pixels(out / name), np.where(mask, 128, whole))
+        np.testing.assert_array_equal(pixels(out / "images" / name), np.where(mask, 128, whole))
     assert done.told().endswith(f"their masks (white = hole) in {out / 'masks'}")
 
 
 def test_holes_alone(folder, tmp_path):
     degrade(str(folder / "a.png"), tmp_path / "out", mask="centre")
-    assert written(tmp_path / "out") == ["a.png", "masks/a.png"]
+    assert written(tmp_path / "out") == ["images/a.png", "masks/a.png"]
     mask = pixels(tmp_path / "out/masks/a.png") == 255
     assert mask.sum() == 10 * 16
-    found = pixels(tmp_path / "out/a.png")
+    found = pixels(tmp_path / "out/images/a.png")
     np.testing.assert_array_equal(found[~mask], noise(20, 31, 1)[~mask])
 
 
@@ -116,8 +115,7 @@ def test_what_is_refused(folder, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     refused("is there already and not empty", folder, tmp_path / "full", "blur(1)")
-    save(noise(8, 8), folder / degrading.MASKS / "d.png")
-    refused("has a folder 'masks', where they would go", folder, out, mask="half")
+    refused("photos.png: this makes a folder", folder, tmp_path / "photos.png", "blur(1)")
     (tmp_path / "dots").mkdir()
     Image.new("L", (1, 1)).save(tmp_path / "dots" / "dot.png")
     refused("an image of 1x1 pixels has no room for a mask", tmp_path / "dots", out, mask="half")

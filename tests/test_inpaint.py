@@ -45,9 +45,9 @@ def quick(monkeypatch):
         def __init__(self, run, **settings):
             super().__init__(run, steps=3, restarts=2, **settings)
 
-        def __call__(self, images, masks, labels=None, seed=0):
+        def __call__(self, images, masks, labels=None, seed=0, first=0):
             asked.append((images, masks, labels, seed))
-            return super().__call__(images, masks, labels, seed)
+            return super().__call__(images, masks, labels, seed, first)
 
     monkeypatch.setattr(latent_search, "Search", Quick)
     return asked
@@ -245,7 +245,7 @@ MISTAKES = {
     "taken": ("--out={in}", ["{in}", "not empty"]),
     "no such mask": ("--mask={nowhere}", ["--mask {nowhere}", "no such"]),
     "no readable mask": ("--mask={bad}", ["--mask {bad}", "1 image files", "none"]),
-    "a missing mask": ("--input={two}", ["--mask {masks} has no mask of the name of a.png"]),
+    "a missing mask": ("--input={two}", ["--mask {masks} has no image of the name of a.png"]),
     "a mask's size": ("--mask={other}/x.png", ["{other}/x.png is 5x4", "6x4"]),
     "no hole": ("--mask={black}/x.png", ["{black}/x.png is all black", "white is the hole"]),
     "all hole": ("--mask={white}", ["{white}/x.png is all white", "nothing", "black what is kept"]),

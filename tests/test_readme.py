@@ -17,5 +17,8 @@ def test_readme_has_an_example_in_under_twenty_lines():
 def test_example_runs(block):
     scope = {}
     exec(block, scope)
-    assert scope["images"].shape == (8, 32, 32, 3)
-    assert scope["state"].step == 2
+    if "images" in scope:
+        assert scope["images"].shape == (8, 32, 32, 3)
+        assert scope["state"].step == 2
+    else:
+        assert scope["clean"].std() < 0.5 * scope["noisy"].std()

@@ -12,7 +12,6 @@ from restoring_helpers import by_method, close, floats, noise, picture, psnr, sm
 
 from aigc_jax import filters, restoration, runs
 from aigc_jax.data import degrade
-from aigc_jax.errors import UserError
 from aigc_jax.restoration import Restorer, restore
 from aigc_jax.types import to_uint8
 from aigc_jax.writers import save_png
@@ -338,8 +337,15 @@ MISTAKES = {
     "missing targets": ("--workdir={run} --input={two} --target={three}",
                         ["{three}", "name of a.png, nor of 1 more"]),
     "no readable target": ("--workdir={run} --target={bad}", ["--target {bad}: 1 image files"]),
-    "a target's size": ("--workdir={run} --target={other}", ["{other}/x.png is 6x4", "4x4"]),
+    "a target's size": ("--workdir={run} --target={other}", ["{other}/x.png is 6x4", "8x8"]),
     "a torn target": ("--workdir={run} --target={torn}", ["--target: {torn}/x.bmp can't be read"]),
+    "small for a filter": ("--method=nlmeans --sigma=25 --input={small}",
+                           ["{small}/x.png is 5x4", "filters need 16 pixels"]),
+    "small for SSIM": ("--workdir={run} --input={small} --degrade=noise(5)",
+                       ["{small}/x.png is 5x4", "SSIM needs 6 pixels"]),
+    "strong noise": ("--method=tv --sigma=256", ["--sigma 256", "up to 255"]),
+    "a file for many": ("--method=tv --sigma=25 --out=x.png", ["--out x.png: this makes a folder"]),
+    "small tiles": ("--method=tv --sigma=25 --tile=8", ["--tile 8", "64 or more"]),
     "an unknown damage": ("--workdir={run} --degrade=nois(5)",
                           ["--degrade: unknown degradation 'nois'", "'noise'"]),
     "seed": ("--workdir={run} --degrade=noise(5) --seed=-1", ["--seed -1", "0 to 2147483647"]),
@@ -351,13 +357,14 @@ def places(colour_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     (folder / "empty").mkdir()
     (folder / "file").write_text("no weights")
-    save_png(noise(4, 4, 3), folder / "in" / "x.png")
-    save_png(noise(4, 6, 3), folder / "other" / "x.png")
+    save_png(noise(8, 8, 3), folder / "in" / "x.png")
+    save_png(noise(8, 6, 3), folder / "other" / "x.png")
     for name in ("two/a", "two/b", "three/c", "three/d", "three/e"):
-        save_png(noise(4, 4, 3), folder / f"{name}.png")
-    save_png(noise(4, 4, 3), folder / "torn" / "x.bmp")
+        save_png(noise(8, 8, 3), folder / f"{name}.png")
+    save_png(noise(8, 8, 3), folder / "torn" / "x.bmp")
     torn = folder / "torn" / "x.bmp"
     torn.write_bytes(torn.read_bytes()[:-9])
+    save_png(noise(4, 5, 1), folder / "small" / "x.png")
     (folder / "bad").mkdir()
     (folder / "bad" / "x.png").write_text("no image")
     helpers.planned(folder / "judge", "digits_classifier")
@@ -375,9 +382,3 @@ def test_mistakes(name, places, tmp_path, capsys):
             argv.append(f"{flag}={value}")
     helpers.mistake("restore", argv, [word.format(**places) for word in words], capsys)
     assert not list(tmp_path.rglob("*.png"))
-
-
-def test_filters_are_not_for_images_below_their_patch(tmp_path):
-    save_png(noise(2, 2, 1), tmp_path / "x.png")
-    with pytest.raises(UserError):
-        restore(str(tmp_path / "x.png"), tmp_path / "out", method="nlmeans", sigma=20.0)
