@@ -337,7 +337,7 @@ MISTAKES = {
     "missing targets": ("--workdir={run} --input={two} --target={three}",
                         ["{three}", "name of a.png, nor of 1 more"]),
     "no readable target": ("--workdir={run} --target={bad}", ["--target {bad}: 1 image files"]),
-    "a target's size": ("--workdir={run} --target={other}", ["{other}/x.png is 6x4", "8x8"]),
+    "a target's size": ("--workdir={run} --target={other}", ["{other}/x.png is 6x8", "8x8"]),
     "a torn target": ("--workdir={run} --target={torn}", ["--target: {torn}/x.bmp can't be read"]),
     "small for a filter": ("--method=nlmeans --sigma=25 --input={small}",
                            ["{small}/x.png is 5x4", "filters need 16 pixels"]),
