@@ -32,6 +32,8 @@ Launched again with the same workdir, a run continues. On several machines, star
 on each: with --distributed under Slurm or on a Cloud TPU pod, else with the three flags.
 """
 
+_EPILOGS = {"train": _TRAIN_EPILOG, "degrade": restoring.DEGRADE_EPILOG}
+
 
 class _Parser(argparse.ArgumentParser):
     """Tells mistakes in one line, as everything else here does, without the usage above it."""
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "selfcheck": measuring.add_selfcheck,
     }
     for name, add in commands.items():
-        help_text, epilog = add.__doc__, _TRAIN_EPILOG if name == "train" else None
+        help_text, epilog = add.__doc__, _EPILOGS.get(name)
         verb = verbs.add_parser(
             name, help=help_text, description=help_text, epilog=epilog, formatter_class=keep,
             allow_abbrev=False,

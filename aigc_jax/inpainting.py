@@ -220,6 +220,6 @@ def _hole(path: Path) -> np.ndarray:
         raise UserError(f"--mask: {path} is transparent: save it opaque, white where the hole is.")
     hole = to_channels(mask, 1)[..., 0] >= 128
     if hole.all() or not hole.any():
-        what = "all white: nothing of the image is known" if hole.all() else "all black"
+        what = "all white: nothing of the image is known" if hole.all() else "nowhere white"
         raise UserError(f"--mask: {path} is {what}: white is the hole, black what is kept.")
     return hole

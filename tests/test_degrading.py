@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aigc_jax.commands import restoring
 from aigc_jax.data import degrade as degradations
 from aigc_jax.data import masks
 from aigc_jax.degrading import degrade
@@ -124,3 +125,10 @@ def test_what_is_refused(folder, tmp_path):
 def test_no_readable_file(tmp_path):
     (tmp_path / "a.png").write_text("no image")
     refused("1 image files, and none can be read", tmp_path, tmp_path / "out", "blur(1)")
+
+
+def test_help_names_every_damage_and_hole():
+    known = [*degradations.KINDS, *masks.KINDS]
+    text = restoring.DEGRADE_EPILOG.replace("(", " ")
+    assert {"noise", "blind", "strokes"} <= set(known)
+    assert not set(known) - {"same"} - set(text.split())

@@ -247,7 +247,7 @@ MISTAKES = {
     "no readable mask": ("--mask={bad}", ["--mask {bad}", "1 image files", "none"]),
     "a missing mask": ("--input={two}", ["--mask {masks} has no image of the name of a.png"]),
     "a mask's size": ("--mask={other}/x.png", ["{other}/x.png is 5x4", "6x4"]),
-    "no hole": ("--mask={black}/x.png", ["{black}/x.png is all black", "white is the hole"]),
+    "no hole": ("--mask={black}/x.png", ["{black}/x.png is nowhere white", "white is the hole"]),
     "all hole": ("--mask={white}", ["{white}/x.png is all white", "nothing", "black what is kept"]),
     "a torn mask": ("--mask={torn}/x.bmp", ["--mask: {torn}/x.bmp can't be read"]),
     "one of many has no hole": ("--input={two} --mask={second_black}", ["b.png is all black"]),

@@ -62,6 +62,22 @@ def _inpaint(args: argparse.Namespace, rest: list[str]) -> None:
     print(done.told())
 
 
+DEGRADE_EPILOG = """\
+damages, each with a number or a range that every image draws of, noise(5..25):
+  noise(SIGMA)       grey levels of 255       poisson(PEAK)      photons at white
+  salt_pepper(SHARE) of the pixels            speckle(SIGMA)     at white, less where dark
+  blur(SIGMA)        pixels, Gaussian         motion(LENGTH)     pixels, at a random angle
+  defocus(RADIUS)    pixels, a disc           jpeg(QUALITY)      1 to 100
+  downsample(FACTOR) and back, 1 to 32        quantize(LEVELS)   2 to 256
+  elastic(STRENGTH)  pixels                   perspective(SHARE) of the side, up to 0.2
+  blind              a random chain of them
+holes, of which A|B draws one:
+  centre(SHARE)      of the side              boxes(N)           1..4 where it is left out
+  strokes(N)         of a brush, 1..3         half(SHARE)        at a random side
+  text(HEIGHT)       letters, 0.15..0.3       random(SHARE)      single pixels
+"""
+
+
 def add_degrade(parser: argparse.ArgumentParser) -> Runner:
     """damage images: noise, blur, JPEG, holes and others, by a seed"""
     add = parser.add_argument

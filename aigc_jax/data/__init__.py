@@ -5,14 +5,24 @@ importing these modules costs nothing, and `pipeline.prefetch` runs where Tensor
 """
 
 import contextlib
+import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 
+_lock = threading.Lock()
+
 
 def tensorflow() -> ModuleType:
-    """TensorFlow, kept off the accelerators, whose memory belongs to JAX."""
+    """TensorFlow, kept off the accelerators, whose memory belongs to JAX; for any thread."""
+    with _lock:  # two that silence the process at once would leave it silent
+        return _tensorflow()
+
+
+@functools.cache
+def _tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here gains by it, and it chats
     with _silence():

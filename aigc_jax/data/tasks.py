@@ -84,6 +84,8 @@ def unpaired(example: Mapping[str, Any]) -> Fields:
 def restore(example: Mapping[str, Any], data: ConfigDict) -> Fields:
     """Damaged images as `source`, by `data.degrade`, and what they were as `target`."""
     image = _single(example, "restore")
+    if data.mask:
+        raise UserError("the task 'restore' makes no holes: leave out data.mask, or take 'inpaint'")
     source = degrade.batch(_operations(data, "restore"), image, example["seed"])
     return {"source": source, "target": image, **_labels(example)}
 
