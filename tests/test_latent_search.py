@@ -297,10 +297,10 @@ def test_images_are_filled_alike_in_any_company(gan_run, drawn, filler):
 
 
 def test_classes_are_tried_where_none_is_given(gan_run):
-    tried = Search(gan_run, restarts=10)._tried(None, 30, seed=0)
+    tried = Search(gan_run, restarts=10)._tried(None, range(30), seed=0)
     assert tried.shape == (30, 10) and tried.dtype == np.int32
     assert (np.sort(tried, 1) == np.arange(10)).all() and len(np.unique(tried[:, 0])) > 5
-    np.testing.assert_array_equal(Search(gan_run, restarts=10)._tried(None, 7, 0), tried[:7])
+    np.testing.assert_array_equal(Search(gan_run, restarts=10)._tried(None, range(7), 0), tried[:7])
 
 
 def test_blending_changes_the_hole_alone(gan_run, drawn, filler):
