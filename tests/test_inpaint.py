@@ -250,7 +250,7 @@ MISTAKES = {
     "no hole": ("--mask={black}/x.png", ["{black}/x.png is nowhere white", "white is the hole"]),
     "all hole": ("--mask={white}", ["{white}/x.png is all white", "nothing", "black what is kept"]),
     "a torn mask": ("--mask={torn}/x.bmp", ["--mask: {torn}/x.bmp can't be read"]),
-    "one of many has no hole": ("--input={two} --mask={second_black}", ["b.png is all black"]),
+    "one of many has no hole": ("--input={two} --mask={second_black}", ["b.png is nowhere white"]),
 }
 
 
