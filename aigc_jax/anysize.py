@@ -56,7 +56,7 @@ class AnySize:
         self._finish = finish
 
         def applied(variables: Any, images: jax.Array) -> jax.Array:
-            return apply(variables, _floats(images))
+            return apply(variables, _in_range(images))
 
         self._floats = self._layout.replicated(applied)
         self._whole = self._layout.replicated(lambda *args: finish(applied(*args)))
@@ -113,6 +113,6 @@ class AnySize:
         return np.asarray(self._finish(whole))
 
 
-def _floats(images: jax.Array) -> jax.Array:
+def _in_range(images: jax.Array) -> jax.Array:
     """uint8 in [-1, 1]; floats as they are."""
     return images.astype(jnp.float32) / 127.5 - 1 if images.dtype == jnp.uint8 else images

@@ -47,10 +47,7 @@ class Degraded:
                 f"{self.n} images degraded in {Path(self.out, IMAGES)}, their masks (white = hole) "
                 f"in {Path(self.out, MASKS)}"
             ]
-        lines += [f"Images {kind}: {count}." for kind, count in self.converted.items()]
-        if self.skipped:
-            lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *pictures.remarks(self.skipped, self.converted)])
 
 
 def degrade(
@@ -73,8 +70,7 @@ def degrade(
     """
     if not ops and not mask:
         raise UserError('Give --ops, e.g. "noise(25),jpeg(40)", or --mask, e.g. strokes, or both.')
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
+    sampling.check_seed(seed)
     chain = _parsed("--ops", degradations.parse, ops) if ops else ()
     if mask:
         _parsed("--mask", masks.parse, mask)

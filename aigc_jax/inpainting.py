@@ -13,7 +13,7 @@ import numpy as np
 from aigc_jax import config as configs
 from aigc_jax import latent_search, latents, methods, runs, sampling
 from aigc_jax.anysize import TILE, AnySize
-from aigc_jax.data import as_is
+from aigc_jax.data import as_is, pictures
 from aigc_jax.data.dataset import to_channels
 from aigc_jax.data.folders import why
 from aigc_jax.data.pictures import Picture
@@ -65,10 +65,7 @@ class Inpainted:
     def told(self) -> str:
         """In a line or a few."""
         lines = [f"{self.n} images filled in {self.out}"]
-        lines += [f"Images {kind}: {count}." for kind, count in self.converted.items()]
-        if self.skipped:
-            lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *pictures.remarks(self.skipped, self.converted)])
 
 
 def inpaint(
@@ -150,8 +147,7 @@ def _check_run(workdir: str | Path, config: Any) -> bool:
 
 
 def _check_numbers(config: Any, label: int | None, seed: int, searched: bool) -> None:
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
+    sampling.check_seed(seed)
     if label is not None and not searched:
         raise UserError(f"--label {label}: the run knows no classes: leave it out.")
     sampling.class_labels(config, 1, label)

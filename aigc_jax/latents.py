@@ -60,8 +60,7 @@ class Reconstruction:
                 f"Resized to the run's size, the central square of each, as in training: "
                 f"{self.resized} of {len(images)} images."
             )
-        if self.skipped:
-            lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
+        lines += pictures.remarks(self.skipped)
         return "\n".join(lines)
 
 

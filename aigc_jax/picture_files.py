@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from aigc_jax import latents
@@ -21,7 +21,6 @@ T = TypeVar("T")
 Size = tuple[int, int]
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values of images on their side
-_ALPHA = ("LA", "PA", "RGBA")
 
 
 class PictureFiles:
@@ -33,6 +32,7 @@ class PictureFiles:
 
     Attributes:
       flag: as given.
+      number: {file: its place} of all of them, readable or not.
       sizes: {file: (H, W)} of those with an image's header, in order.
 
     Raises:
@@ -43,6 +43,7 @@ class PictureFiles:
         self._source, self.flag = source, flag
         self._bad = folders.Unreadable("", 0)
         self._files = pictures.find(source, flag=flag)
+        self.number = {file: i for i, file in enumerate(self._files)}
         self._targets = latents.targets(self._files)
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self.sizes: dict[Picture, Size] = self.read(size, self._files)
@@ -77,10 +78,6 @@ class PictureFiles:
                 for start in range(0, len(files), at_once):
                     yield files[start : start + at_once], at_once
                     progress.update(len(files[start : start + at_once]))
-
-    def name(self, file: Picture) -> str:
-        """Of a file's PNG below the folder that is written to."""
-        return self._targets[file]
 
     def partners(self, others: "PictureFiles") -> dict[Picture, Picture]:
         """{file: the one of `others` that has its name}, or its stem, and its size.
@@ -129,7 +126,7 @@ class PictureFiles:
 
     def write(self, images: Mapping[Picture, np.ndarray], out: Path) -> None:
         """(H, W, C) uint8 each, to its place."""
-        paths: Iterable[Path] = [out / self.name(file) for file in images]
+        paths: Iterable[Path] = [out / self._targets[file] for file in images]
         list(self._pool.map(save_png, images.values(), paths))
 
     def none(self) -> UserError:
@@ -140,21 +137,6 @@ class PictureFiles:
 
 def _stem(file: Picture) -> str:
     return Path(file.name).with_suffix("").as_posix()
-
-
-def picture(path: Path, channels: int) -> Image.Image:
-    """As training reads it, but for what is transparent, which is white."""
-    with Image.open(path) as image:
-        if not transparent(image):
-            return folders.picture(path, channels)
-        image = ImageOps.exif_transpose(image).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("L" if channels == 1 else "RGB")
-
-
-def transparent(image: Image.Image) -> bool:
-    """Whether an image has an alpha channel, or a colour that stands for none."""
-    return image.mode in _ALPHA or ("transparency" in image.info and image.mode[0] != "I")
 
 
 def size(path: Path) -> Size:

@@ -13,13 +13,14 @@ import numpy as np
 from aigc_jax import __version__, filters, latents, pair_scores, runs, sampling, torch_weights
 from aigc_jax import config as configs
 from aigc_jax.anysize import TILE, AnySize
-from aigc_jax.data import as_is, degrade, pictures, tensorflow
+from aigc_jax.data import as_is, degrade, pictures
 from aigc_jax.data.dataset import to_channels
 from aigc_jax.data.folders import why
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.picture_files import PictureFiles
 from aigc_jax.runs import write_json
+from aigc_jax.types import to_uint8
 
 SCORES = "scores.json"
 _LEAST_SSIM, _LEAST_FILTER = 6, 16  # pixels a side
@@ -156,10 +157,7 @@ class Restored:
             means = {name: self.scores[name]["value"] for name in ("psnr", "ssim")}
             means["input_psnr"] = self.scores["input_psnr"]["value"]
             lines.append(f"{_line(means)}  mean of {len(images)}")
-        lines += [f"Images {kind}: {count}." for kind, count in self.converted.items()]
-        if self.skipped:
-            lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *pictures.remarks(self.skipped, self.converted)])
 
 
 def _line(score: dict[str, Any]) -> str:
@@ -212,7 +210,7 @@ def restore(
     truths = _truths(files, target) if target else None
     network = _network(workdir, weights, method, sigma, step, tile)
     _check_sizes(files, network, bool(target or ops))
-    work = _Work(source, files, chain, truths, seed)
+    work = _Work(files, chain, truths, seed)
     found, n = {}, 0
     for some, at_once in files.batches(network):
         images = work.read(some)
@@ -257,8 +255,7 @@ def _check(
 
 
 def _chain(ops: str, seed: int) -> tuple[degrade.Operation, ...]:
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
+    sampling.check_seed(seed)
     try:
         return degrade.parse(ops)
     except UserError as error:
@@ -301,32 +298,17 @@ def _check_sizes(files: PictureFiles, network: Restorer, compared: bool) -> None
             )
 
 
-@functools.lru_cache(maxsize=16)
-def _damage(chain: tuple[degrade.Operation, ...], channels: int) -> Any:
-    """(1, H, W, C) uint8 and seeds (1, 2) -> the damaged, float32, neither clipped nor rounded."""
-    tf = tensorflow()
-    images = tf.TensorSpec([None, None, None, channels], tf.uint8)
-
-    def damaged(images: Any, seeds: Any) -> Any:
-        return degrade.batch(chain, tf.cast(images, tf.float32) / 127.5 - 1, seeds)
-
-    signature = [images, tf.TensorSpec([None, 2], tf.int32)]
-    return tf.function(damaged, input_signature=signature, autograph=False)
-
-
 class _Work:
     """What is done around the network: reading, damaging, comparing."""
 
     def __init__(
         self,
-        source: str,
         files: PictureFiles,
         chain: tuple[degrade.Operation, ...] | None,
         truths: dict[Picture, Path] | None,
         seed: int,
     ) -> None:
         self._files, self._chain, self._truths, self._seed = files, chain, truths, seed
-        self._number = {file: i for i, file in enumerate(pictures.find(source))}
         self._quality = pair_scores.Quality()
         self.converted: Counter[str] = Counter()
 
@@ -338,8 +320,8 @@ class _Work:
     def damaged(self, file: Picture, image: np.ndarray) -> np.ndarray:
         if not self._chain:
             return image
-        seeds = np.array([[self._seed, self._number[file]]], np.int32)
-        return _damage(self._chain, image.shape[-1])(image[None], seeds).numpy()[0]
+        seeds = np.array([[self._seed, self._files.number[file]]])
+        return degrade.floats(self._chain, image[None], seeds)[0]
 
     def truth(self, file: Picture, image: np.ndarray) -> np.ndarray | None:
         if self._chain:
@@ -355,7 +337,7 @@ class _Work:
 
     def compared(self, truth: np.ndarray, source: np.ndarray, made: np.ndarray) -> dict[str, Any]:
         if source.dtype != np.uint8:
-            source = np.clip(np.round((source + 1) * 127.5), 0, 255).astype(np.uint8)
+            source = np.asarray(to_uint8(source))
         (score,) = self._quality(truth[None], made[None])
         (before,) = self._quality(truth[None], source[None])
         finite = np.isfinite(before["psnr"])

@@ -111,8 +111,7 @@ def curves(
     asked = sweeps(ops, points)
     if num < 1:
         raise UserError(f"--num {num}: measure 1 image or more.")
-    if not 0 <= seed < 2**31:
-        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
+    sampling.check_seed(seed)
     sampling.check_folder(out)
     metric = _metric(workdirs)
     names, sources = _names(workdirs), {}

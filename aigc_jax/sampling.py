@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aigc_jax import parallel
+from aigc_jax.data.folders import EXTENSIONS
 from aigc_jax.errors import UserError
 from aigc_jax.methods import command
 from aigc_jax.runs import Run
@@ -21,7 +22,7 @@ from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png, tile
 
 # Endings by which a user means a file.
-_OF_FILES = (".png", ".npz", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_OF_FILES = EXTENSIONS | {".npz", ".tif", ".tiff"}
 
 
 class Sampler:
@@ -154,6 +155,12 @@ def write(images: np.ndarray, labels: np.ndarray | None, out: str | Path) -> Non
     else:
         for i, image in enumerate(images):
             save_png(image, out / f"{i:06d}.png")
+
+
+def check_seed(seed: int) -> None:
+    """UserError for a seed that is no int32 from 0 on, as TensorFlow and JAX take them alike."""
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed {seed}: take one from 0 to {2**31 - 1}.")
 
 
 def check_out(out: str | Path) -> None:

@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from aigc_jax import config as configs
 from aigc_jax import latents, methods, runs, sampling, torch_weights
 from aigc_jax.anysize import TILE, AnySize
+from aigc_jax.data import as_is, pictures
 from aigc_jax.data.dataset import to_channels
 from aigc_jax.data.pairs import halves
 from aigc_jax.domains import DIRECTIONS
 from aigc_jax.errors import UserError
-from aigc_jax.picture_files import PictureFiles, picture
+from aigc_jax.picture_files import PictureFiles
 
 
 class Translator(AnySize):
@@ -136,9 +137,7 @@ class Translation:
     def told(self) -> str:
         """In a line or two."""
         lines = [f"{self.n} images translated in {self.out}"]
-        if self.skipped:
-            lines.append(f"Skipped, as no readable image: {len(self.skipped)} files.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *pictures.remarks(self.skipped)])
 
 
 def translate(
@@ -237,7 +236,8 @@ class _Halves(PictureFiles):
 
     def _pixels(self, network: Translator, path: Path) -> np.ndarray:
         """(H, W, channels) uint8."""
-        image = picture(path, 1 if network.grey else network.channels)
+        image, _ = as_is.upright(path)
+        image = image.convert("L" if network.grey or network.channels == 1 else "RGB")
         if self._half:
             image = halves(image, path)[self._half == "right"]
         pixels = np.asarray(image).reshape(image.height, image.width, -1)

@@ -82,39 +82,12 @@ def parse_arguments() -> argparse.Namespace:
     return argparse.Namespace(**vars(parser.parse_args()), channels=3)
 
 
-def row(name: str, times: list[float], base: dict[str, float], facts: dict, batch: int) -> tuple:
-    """A row of the table."""
-    s = harness.summary(times)
-    ratios = s["median"] / base["median"], s["minimum"] / base["minimum"]
-    rate = batch / s["median"] * 1e3
-    return name, s["median"], s["minimum"], *ratios, rate, facts["compile_s"], facts["parameters"]
-
-
-HEADER = (
-    "side",
-    "median ms",
-    "min ms",
-    "median / torch",
-    "min / torch",
-    "pairs/s",
-    "compile s",
-    "parameters of G",
-)
-
-
 def main() -> None:
     options = parse_arguments()
-    workers = [harness.Worker(side, options, threads=options.threads) for side in (ours, torch)]
-    times = harness.take_turns(workers, options.rounds, options.steps)
-    base = harness.summary(times[1])
     size = options.image_size
     print(f"CycleGAN {size}x{size}x3, batch {options.batch}, {options.blocks} blocks, cpu")
     print(harness.machine("jax", "jaxlib", "flax", "torch") + "\n")
-    pairs = zip(workers, times, strict=True)
-    rows = [row(worker.name, t, base, worker.facts, options.batch) for worker, t in pairs]
-    print(harness.table(HEADER, rows))
-    for worker in workers:
-        worker.stop()
+    print(harness.beside_torch(ours, torch, options, "pairs", "parameters of G"))
 
 
 if __name__ == "__main__":

@@ -75,39 +75,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def row(name: str, times: list[float], base: dict[str, float], facts: dict, batch: int) -> tuple:
-    """A row of the table."""
-    s = harness.summary(times)
-    ratios = s["median"] / base["median"], s["minimum"] / base["minimum"]
-    rate = batch / s["median"] * 1e3
-    return name, s["median"], s["minimum"], *ratios, rate, facts["compile_s"], facts["parameters"]
-
-
-HEADER = (
-    "side",
-    "median ms",
-    "min ms",
-    "median / torch",
-    "min / torch",
-    "patches/s",
-    "compile s",
-    "parameters",
-)
-
-
 def main() -> None:
     options = parse_arguments()
-    workers = [harness.Worker(side, options, threads=options.threads) for side in (ours, torch)]
-    times = harness.take_turns(workers, options.rounds, options.steps)
-    base = harness.summary(times[1])
     size = options.image_size
     print(f"DnCNN {size}x{size}x1, batch {options.batch}, depth {options.depth}, cpu")
     print(harness.machine("jax", "jaxlib", "flax", "torch") + "\n")
-    pairs = zip(workers, times, strict=True)
-    rows = [row(worker.name, t, base, worker.facts, options.batch) for worker, t in pairs]
-    print(harness.table(HEADER, rows))
-    for worker in workers:
-        worker.stop()
+    print(harness.beside_torch(ours, torch, options, "patches", "parameters"))
 
 
 if __name__ == "__main__":

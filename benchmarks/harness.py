@@ -140,3 +140,25 @@ def _processor() -> str:
             return next(line for line in lines if "model name" in line).split(":")[1].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def beside_torch(ours: Callable, torch: Callable, options, unit: str, head: str) -> str:
+    """The table of a step of ours and PyTorch's, in turns, each side made of `options`.
+
+    Args:
+      ours, torch: see `Worker`; their facts hold `compile_s` and `parameters`.
+      options: with `threads`, `rounds`, `steps` and `batch`.
+      unit: what a batch is of, "images".
+      head: over the column of parameters.
+    """
+    workers = [Worker(side, options, threads=options.threads) for side in (ours, torch)]
+    times = take_turns(workers, options.rounds, options.steps)
+    base, rows = summary(times[1]), []
+    for worker, each in zip(workers, times, strict=True):
+        median, minimum = summary(each).values()
+        ratios = median / base["median"], minimum / base["minimum"]
+        facts = worker.facts["compile_s"], worker.facts["parameters"]
+        rows.append((worker.name, median, minimum, *ratios, options.batch / median * 1e3, *facts))
+        worker.stop()
+    ratios = ("median / torch", "min / torch")
+    return table(("side", "median ms", "min ms", *ratios, f"{unit}/s", "compile s", head), rows)

@@ -69,38 +69,11 @@ def parse_arguments() -> argparse.Namespace:
     return argparse.Namespace(**vars(parser.parse_args()), channels=1, num_classes=0)
 
 
-def row(name: str, times: list[float], base: dict[str, float], facts: dict, batch: int) -> tuple:
-    """A row of the table."""
-    s = harness.summary(times)
-    ratios = s["median"] / base["median"], s["minimum"] / base["minimum"]
-    rate = batch / s["median"] * 1e3
-    return name, s["median"], s["minimum"], *ratios, rate, facts["compile_s"], facts["parameters"]
-
-
 def main() -> None:
     options = parse_arguments()
-    workers = [harness.Worker(side, options, threads=options.threads) for side in (ours, torch)]
-    times = harness.take_turns(workers, options.rounds, options.steps)
-    base = harness.summary(times[1])
     print(f"VAE {options.image_size}x{options.image_size}x1, batch {options.batch}, cpu")
     print(harness.machine("jax", "jaxlib", "flax", "torch") + "\n")
-    header = (
-        "side",
-        "median ms",
-        "min ms",
-        "median / torch",
-        "min / torch",
-        "images/s",
-        "compile s",
-        "parameters",
-    )
-    rows = [
-        row(worker.name, t, base, worker.facts, options.batch)
-        for worker, t in zip(workers, times, strict=True)
-    ]
-    print(harness.table(header, rows))
-    for worker in workers:
-        worker.stop()
+    print(harness.beside_torch(ours, torch, options, "images", "parameters"))
 
 
 if __name__ == "__main__":

@@ -23,15 +23,21 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
     with Image.open(path) as file:
         if file.mode == "F":
             raise ValueError("pixels of floats: save it with 8 or 16 bits")
-        kinds = [SIXTEEN] * (file.mode.startswith("I") or _is_deep(path))
+        deep = file.mode.startswith("I") or _is_deep(path)
+        grey = eight_bit(file).mode in ("1", "L", "LA")
+    image, clear = upright(path)
+    pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], -1), [SIXTEEN] * deep + [CLEAR] * clear
+
+
+def upright(path: Path) -> tuple[Image.Image, bool]:
+    """A file in 8 bits, turned as its EXIF says, and whether it had transparency: white now."""
+    with Image.open(path) as file:
         image = eight_bit(ImageOps.exif_transpose(file))
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.has_transparency_data:
-        kinds.append(CLEAR)
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.asarray(image.convert(mode))
-    return pixels.reshape(*pixels.shape[:2], -1), kinds
+    if not image.has_transparency_data:
+        return image, False
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image), True
 
 
 def _is_deep(path: Path) -> bool:

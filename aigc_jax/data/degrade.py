@@ -83,17 +83,29 @@ def batch(operations: Sequence[Operation], images: Any, seeds: Any) -> Any:
 
 def arrays(operations: Sequence[Operation], images: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """`batch` outside of a stream: images (B, H, W, C) uint8 to uint8, clipped and rounded."""
-    tf, function = tensorflow(), _compiled(tuple(operations), images.shape[-1])
+    return _run(operations, images, seeds, rounded=True)
+
+
+def floats(operations: Sequence[Operation], images: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """`batch` outside of a stream: images (B, H, W, C) uint8 to float32, neither of the two."""
+    return _run(operations, images, seeds, rounded=False)
+
+
+def _run(
+    operations: Sequence[Operation], images: np.ndarray, seeds: np.ndarray, rounded: bool
+) -> np.ndarray:
+    tf, function = tensorflow(), _compiled(tuple(operations), images.shape[-1], rounded)
     return function(tf.constant(images), tf.constant(seeds, tf.int32)).numpy()
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(operations: tuple[Operation, ...], channels: int) -> Any:
+def _compiled(operations: tuple[Operation, ...], channels: int, rounded: bool) -> Any:
     tf = tensorflow()
     images = tf.TensorSpec([None, None, None, channels], tf.uint8)
 
     def degraded(images: Any, seeds: Any) -> Any:
-        return _bytes(tf, batch(operations, tf.cast(images, tf.float32) / 127.5 - 1, seeds))
+        made = batch(operations, tf.cast(images, tf.float32) / 127.5 - 1, seeds)
+        return _bytes(tf, made) if rounded else made
 
     signature = [images, tf.TensorSpec([None, 2], tf.int32)]
     function = tf.function(degraded, input_signature=signature, autograph=False)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +53,12 @@ def find(
         Picture(path, name, labels[name.partition("/")[0]])
         for path, name in zip(paths, names, strict=True)
     ]
+
+
+def remarks(skipped: Sequence[str], converted: Mapping[str, int] | None = None) -> list[str]:
+    """Lines on files that are no readable images, and on how many were converted, and how."""
+    lines = [f"Images {kind}: {count}." for kind, count in (converted or {}).items()]
+    return lines + [f"Skipped, as no readable image: {len(skipped)} files."] * bool(skipped)
 
 
 def _files(source: str, flag: str) -> tuple[Path, list[Path]]:
