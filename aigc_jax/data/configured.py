@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from aigc_jax.config import RESTORING
-from aigc_jax.data import pipeline, sources, tasks
+from aigc_jax.data import pipeline, sources, tasks, text
+from aigc_jax.data.dataset import ENDLESS
 from aigc_jax.errors import UserError
 from aigc_jax.types import Batch
 
+_CAPTIONS = 20_000  # of which a vocabulary is made
+
 # Sources that have splits; others are read whole where they are named by themselves.
-WITH_SPLITS = ("tfds:", "digits", "mnistm")
+WITH_SPLITS = ("tfds:", "digits", "mnistm", "shapes")
 
 
 def dataset(
@@ -35,10 +39,14 @@ def dataset(
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """The batches of a source, from any step on; `class_names` is () where it has no labels."""
+    """The batches of a source, from any step on; `class_names` is () where it has no labels.
+
+    `reader` read its captions; None where the task has none.
+    """
 
     batches: Callable[[int], Iterator[Batch]]
     class_names: tuple[str, ...]
+    reader: Any = None
 
     def __call__(self, step: int) -> Iterator[Batch]:
         """The batches from `step` on."""
@@ -57,9 +65,12 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
     Raises:
       UserError: labels out of range, or any of the source's own errors.
     """
-    task = _task(config)
     data, other = _training_sets(config)
+    reader = _reader(config, data, lambda: data)
+    task = _task(config, reader)
     config = config.copy_and_resolve_references()
+    if reader is not None:
+        config.vocabulary = reader.vocabulary_size
     config.channels = max(_channels(data), other.channels if other else 0)
     labelled = config.task != "generate"  # a user's own task may pass labels on
     if config.num_classes < 0:
@@ -85,7 +96,7 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
             process_count=jax.process_count(),
         )
 
-    return config, Stream(batches, data.class_names)
+    return config, Stream(batches, data.class_names, reader)
 
 
 def _training_sets(config: ConfigDict) -> tuple[sources.Dataset, sources.Dataset | None]:
@@ -113,10 +124,36 @@ def _channels(data: sources.Dataset) -> int:
     return data.channels // 2 if data.channels in (2, 6) else data.channels
 
 
-def _task(config: ConfigDict) -> tasks.Task:
+def reads_captions(config: ConfigDict) -> bool:
+    """Whether a batch holds captions, of which images are made."""
+    return "reader" in inspect.signature(tasks.find(config.task)).parameters
+
+
+def _reader(
+    config: ConfigDict, data: sources.Dataset, learned: Callable[[], sources.Dataset]
+) -> Any:
+    """What reads the captions of `data` for the task; None for a task that reads none.
+
+    Where `data.text.tokenizer` names no file, a vocabulary is made of the captions of `learned`,
+    the data that is trained on: another's would have other numbers for the same words.
+    """
+    if not reads_captions(config) or "caption" not in data.fields:
+        return None  # without captions the task says so
+
+    def captions() -> np.ndarray:
+        data = learned()
+        rows = np.arange(min(data.num_examples, _CAPTIONS), dtype=np.int64)
+        return data.fields["caption"].function(rows)
+
+    return text.reader(config.data.text, captions)
+
+
+def _task(config: ConfigDict, reader: Any = None) -> tasks.Task:
     task = tasks.find(config.task)
-    if "data" in inspect.signature(task).parameters:
-        task = functools.partial(task, data=config.data)
+    known = inspect.signature(task).parameters
+    offered = {"data": config.data, "reader": reader}
+    wanted = {name: value for name, value in offered.items() if name in known}
+    task = functools.partial(task, **wanted) if wanted else task
     if not config.data.swap:
         return task
 
@@ -179,10 +216,12 @@ def held_out(config: ConfigDict, source: str | None = None) -> HeldOut:
     Raises:
       UserError: any of the sources' own errors; `eval.paired` with domains of two lengths.
     """
-    if config.task in ("generate", "label"):
+    if config.task in ("generate", "label", "scene", "segments"):
         return HeldOut(_measured(config, source), tasks.find(config.task), config.eval.batch_size)
     if config.task in RESTORING:
         return _damaged(config, source)
+    if reads_captions(config):
+        return _described(config, source)
     return (_unpaired if config.task == "unpaired" else _paired)(config, source)
 
 
@@ -192,7 +231,13 @@ def _measured(
     """The config's source at `eval.split`, or another, whole where it is without splits."""
     source = source or config.eval.source or None
     whole = source is not None and not source.startswith(WITH_SPLITS)
-    return dataset(config, "all" if whole else config.eval.split, source, image_size)
+    data = dataset(config, "all" if whole else config.eval.split, source, image_size)
+    if data.num_examples == ENDLESS:
+        raise UserError(
+            f"{data.name} never ends, so that nothing can be measured on all of it: set "
+            "config.eval.split to test"
+        )
+    return data
 
 
 def _damaged(config: ConfigDict, source: str | None) -> HeldOut:
@@ -201,6 +246,16 @@ def _damaged(config: ConfigDict, source: str | None) -> HeldOut:
     data = _measured(config, image_size=side)
     real = _measured(config, source, side) if source else data
     return HeldOut(data, _task(config), size, real=HeldOut(real, _images, size))
+
+
+def _described(config: ConfigDict, source: str | None) -> HeldOut:
+    """Images with captions; another source's images alone take the place of the real ones."""
+    data, size = _measured(config), config.eval.batch_size
+    real = HeldOut(_measured(config, source), _images, size) if source else None
+    headers = config.copy_and_resolve_references()
+    headers.data.cache_bytes = 0  # for captions alone no image is decoded
+    reader = _reader(config, data, lambda: dataset(headers, config.data.split))
+    return HeldOut(data, _task(config, reader), size, real=real)
 
 
 def _paired(config: ConfigDict, source: str | None) -> HeldOut:

@@ -1,7 +1,7 @@
 """A source of images once it is read, and what the readers of every kind share."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from aigc_jax.errors import UserError
+
+ENDLESS = 2**31 - 1  # how many examples a source has that draws them as they are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,18 @@ class Stream:
 
     records: Callable[[int | None, Any], Any]
     decode: Callable[[Any], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a source tells of each image beside its label; made only for tasks that use it.
+
+    `function`: rows (B,) int64 -> (B, *shape) of `dtype`; texts are `object`, of Python strings.
+    """
+
+    function: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +56,9 @@ class Dataset:
     # those asked for where a file turned out to be unreadable.
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     stream: Stream | None = None
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)  # none of a stream
+    # The fields tell where things lie, so that the images must stay as they are.
+    placed: bool = False
 
     @property
     def num_classes(self) -> int:

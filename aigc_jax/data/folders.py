@@ -1,4 +1,4 @@
-"""Folders of images: `folder:DIR`, with class subfolders where there are any."""
+"""Folders of images: `folder:DIR`, with class subfolders and captions where there are any."""
 
 import concurrent.futures
 import functools
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from aigc_jax.data import captions
 from aigc_jax.data.dataset import Dataset, Request, progress, square, whole
 from aigc_jax.errors import UserError
 
@@ -46,6 +47,7 @@ def read_folder(request: Request) -> Dataset:
         channels=channels,
         class_names=names,
         labels=labels,
+        fields=captions.fields(files.name, root, files.paths),
         **held,
     )
 

@@ -9,19 +9,23 @@ reads past the records before it, undecoded: at most one pass over the files.
 Two unpaired domains are two such streams side by side, each with numbers of its own.
 """
 
+import atexit
 import collections
+import contextlib
 import dataclasses
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from aigc_jax.data import tensorflow
-from aigc_jax.data.dataset import Dataset
+from aigc_jax.data.dataset import Dataset, Field
 from aigc_jax.data.tasks import Task
 from aigc_jax.errors import UserError
 
+_ROWS = "rows"  # of the source, which the fields are made of; no task sees them
 _INDEX_RANGE = 2**31  # `index` is int32 and wraps; the order of the stream is counted in int64
 _THREADS = 2  # enough to stay ahead of a step, few enough to leave the cores to XLA
 
@@ -125,6 +129,11 @@ class _Plan:
                 f"batch_size {self.batch_size} does not divide among {self.process_count} "
                 f"processes: use a multiple of {self.process_count}"
             )
+        if self.dataset.placed and (self.crop is not None or self.flip or self.turn):
+            raise UserError(
+                f"{self.dataset.name} tells where things lie, which flip, turn and load_size "
+                "would make false: leave them out"
+            )
 
     @property
     def local_size(self) -> int:
@@ -143,7 +152,21 @@ def _run(task: Task, plan: _Plan, other: Dataset | None) -> Iterator[dict[str, n
     options.deterministic = True
     options.threading.private_threadpool_size = _THREADS
     options.threading.max_intra_op_parallelism = 1
-    return _told(examples.with_options(options).as_numpy_iterator())
+    return _ended_at_exit(_told(examples.with_options(options).as_numpy_iterator()))
+
+
+def _ended_at_exit(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same; Python would wait for ever for the threads of a stream that outlives it."""
+    stream = weakref.ref(batches)
+
+    def end() -> None:
+        with contextlib.suppress(ValueError):  # another thread is at it
+            if batches := stream():
+                batches.close()
+
+    atexit.register(end)  # after TensorFlow's own, so that it is called before them
+    weakref.finalize(batches, atexit.unregister, end).atexit = False
+    return batches
 
 
 def _told(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
@@ -188,7 +211,10 @@ def _indexed(tf: Any, plan: _Plan) -> Any:
             image = tf.gather(images, rows)
         else:
             image, rows = tf.numpy_function(data.read, [rows], [tf.uint8, tf.int64])
-        example = {"image": tf.ensure_shape(image, (plan.local_size, *data.shape))}
+        example = {
+            "image": tf.ensure_shape(image, (plan.local_size, *data.shape)),
+            _ROWS: rows,
+        }
         if labels is not None:
             example["label"] = tf.ensure_shape(tf.gather(labels, rows), (plan.local_size,))
         return t, example
@@ -268,7 +294,8 @@ def _fields(tf: Any, task: Task, plans: Sequence[_Plan], parts: Sequence[Any]) -
     channels = max(image.shape[-1] for image in images)
     images = [_repeated(tf, image, channels) for image in images]
     example = {
-        **first,
+        **{name: value for name, value in first.items() if name != _ROWS},
+        **_told_of(tf, plan, first),
         **dict(zip(("image", "other"), images, strict=False)),
         "index": tf.cast(t % _INDEX_RANGE, tf.int32),
         "seed": tf.bitcast(_hash(tf, plan.seed + 1, _hash(tf, plan.seed, t)), tf.int32),
@@ -277,6 +304,17 @@ def _fields(tf: Any, task: Task, plans: Sequence[_Plan], parts: Sequence[Any]) -
     if plan.padded:
         fields["valid"] = tf.cast(t < plan.dataset.num_examples, tf.float32)
     return fields
+
+
+def _told_of(tf: Any, plan: _Plan, example: dict[str, Any]) -> dict[str, Any]:
+    """The source's own fields; being stateless, those that the task leaves are never computed."""
+
+    def make(field: Field) -> Any:
+        dtype = tf.as_dtype(field.dtype)
+        value = tf.numpy_function(field.function, [example[_ROWS]], dtype, stateful=False)
+        return tf.ensure_shape(value, (plan.local_size, *field.shape))
+
+    return {name: make(field) for name, field in plan.dataset.fields.items()}
 
 
 def _image(tf: Any, plan: _Plan, t: Any, example: dict[str, Any]) -> Any:

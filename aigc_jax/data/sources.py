@@ -6,6 +6,8 @@
     npz:FILE                       uint8 images, (N, H, W, C) or (N, H, W), and maybe labels
     pairs:DIR                      side by side images of two kinds, for the task `pairs`
     mnistm[:SPLIT]                 MNIST's digits over photographs, made of MNIST and CIFAR-10
+    shapes[:N][,textured][/SPLIT]  drawn scenes of 1 to N shapes and what is known of them, captions
+                                   too; N is 1, 2 or 3 (default), SPLIT train, test, novel or all
 
 Images are cropped to the central square and resized (bicubic, antialiased) to uint8 (S, S, C).
 """
@@ -32,6 +34,7 @@ from aigc_jax.data.folders import find_folder, read_folder
 from aigc_jax.data.mnistm import read_mnistm
 from aigc_jax.data.pairs import read_pairs
 from aigc_jax.data.records import prepared, read_tfds
+from aigc_jax.data.shapes import read_shapes
 from aigc_jax.errors import UserError, did_you_mean
 
 _log = logging.getLogger(__name__)
@@ -68,6 +71,8 @@ def parse(source: str) -> tuple[str, str]:
     Raises UserError for an unknown kind and for a bare name that is no file or folder.
     """
     kind, colon, place = source.partition(":")
+    if kind.partition("/")[0] == "shapes":  # "shapes/test" too
+        return "shapes", source.removeprefix("shapes").removeprefix(":")
     if source in ("digits", "mnistm") or (place and kind in _READERS and kind != "digits"):
         return kind, place
     if source and find_folder(source):
@@ -87,7 +92,10 @@ def _guess(kind: str, path: str) -> tuple[str, str]:
 def _hint(source: str) -> str:
     kind = source.partition(":")[0]
     near = difflib.get_close_matches(kind, _READERS, n=1)
-    forms = "Write digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, pairs:DIR or mnistm[:SPLIT]."
+    forms = (
+        "Write digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, pairs:DIR, mnistm[:SPLIT] or "
+        "shapes[:N][/SPLIT]."
+    )
     return (f" Did you mean {near[0]!r}?" if near else "") + f" {forms}"
 
 
@@ -197,4 +205,5 @@ _READERS = {
     "npz": _npz,
     "pairs": read_pairs,
     "mnistm": read_mnistm,
+    "shapes": read_shapes,
 }

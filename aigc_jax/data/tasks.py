@@ -12,7 +12,8 @@ It receives a dict of TensorFlow tensors and returns one, with any of these or f
                               operations on it keep the stream a function of the step alone
 =========  =================  =============================================================
 
-A function with a second parameter, `data`, is given the config's section of that name.
+A function with a parameter `data` is given the config's section of that name, one with a parameter
+`reader` what turns captions into fields (see `data.text`).
 
 C is 2 or 6 where the source holds pairs: left and right stacked on the channels, so that crop and
 flip are the same for both. `config.task` names a function of this file, or, with a dot, one of the
@@ -26,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from aigc_jax.data import degrade, masks
+from aigc_jax.data import captions, degrade, masks
 from aigc_jax.errors import UserError, did_you_mean
 
 Fields = dict[str, Any]
@@ -48,6 +49,46 @@ def label(example: Mapping[str, Any]) -> Fields:
     return {"image": _single(example, "label"), "label": example["label"]}
 
 
+def text(example: Mapping[str, Any], reader: Any) -> Fields:
+    """Images with their captions as `reader` reads them, for generation from texts.
+
+    Where the source has them: captions that are not true of the image (`wrong_` before the fields'
+    names), and what a caption asks for (`asked`).
+    """
+    if "caption" not in example:
+        raise UserError(
+            "the task 'text' needs captions and this source has none: take shapes, or a folder "
+            "with a .txt file beside each image or a metadata.jsonl"
+        )
+    caption = captions.one_of(example["caption"], example["seed"])
+    fields = {"image": _single(example, "text"), **_read(reader, caption)}
+    if "wrong_caption" in example:
+        wrong = _read(reader, example["wrong_caption"])
+        fields |= {f"wrong_{name}": x for name, x in wrong.items()}
+    if "asked" in example:
+        fields["asked"] = example["asked"]
+    return fields
+
+
+def text_segments(example: Mapping[str, Any], reader: Any) -> Fields:
+    """The task `text`, and the images' label maps: `segments`."""
+    return {**text(example, reader), "segments": segments(example)["segments"]}
+
+
+def _read(reader: Any, texts: Any) -> Fields:
+    """The fields of captions (B,) of strings."""
+    from aigc_jax.data import tensorflow
+
+    tf, specs = tensorflow(), reader.specs
+    dtypes = [dtype for _, dtype in specs.values()]
+    read = lambda texts: [*reader(texts).values()]  # noqa: E731
+    parts = tf.numpy_function(read, [texts], dtypes, stateful=False)
+    return {
+        name: tf.ensure_shape(part, (texts.shape[0], *shape))
+        for (name, (shape, _)), part in zip(specs.items(), parts, strict=True)
+    }
+
+
 def colorize(example: Mapping[str, Any]) -> Fields:
     """Grey to colour: `b` is the image, `a` its ITU-R 601 luma as a grey file would hold it.
 
@@ -60,6 +101,22 @@ def colorize(example: Mapping[str, Any]) -> Fields:
             "leave config.channels at 0 or 3"
         )
     return {"a": _luma(image), "b": image, **_labels(example)}
+
+
+def outlines(example: Mapping[str, Any]) -> Fields:
+    """Drawings to pictures: `a` is a scene of shapes as coloured outlines, `b` the scene."""
+    if "outline" not in example:
+        raise UserError("the task 'outlines' needs outlines: set config.data.source to shapes")
+    drawing = _float(example["outline"])
+    return {"a": drawing, "b": _single(example, "outlines"), **_labels(example)}
+
+
+def segments(example: Mapping[str, Any]) -> Fields:
+    """Images and their label maps: `segments` (B, S, S) int32, see `data.shapes`."""
+    if "segments" not in example:
+        raise UserError("the task 'segments' needs label maps: set config.data.source to shapes")
+    maps = _int32(example["segments"])
+    return {"image": _single(example, "segments"), "segments": maps, **_labels(example)}
 
 
 def pairs(example: Mapping[str, Any]) -> Fields:
@@ -105,6 +162,14 @@ def inpaint(example: Mapping[str, Any], data: ConfigDict) -> Fields:
     return {"source": source * mask, "target": image, "mask": mask, **_labels(example)}
 
 
+def scene(example: Mapping[str, Any]) -> Fields:
+    """Pictures of shapes, the table of their objects, and what their captions tell of them."""
+    if "scene" not in example:
+        raise UserError("the task 'scene' needs scenes: set config.data.source to shapes")
+    known = ("scene", "background", "asked")
+    return {"image": _single(example, "scene"), **{name: example[name] for name in known}}
+
+
 def _operations(data: ConfigDict, task: str) -> tuple[degrade.Operation, ...]:
     if not data.degrade:
         raise UserError(
@@ -125,6 +190,19 @@ def _single(example: Mapping[str, Any], task: str) -> Any:
 
 def _labels(example: Mapping[str, Any]) -> Fields:
     return {"label": example["label"]} if "label" in example else {}
+
+
+def _float(levels: Any) -> Any:
+    """uint8 -> float32 in [-1, 1]."""
+    from aigc_jax.data import tensorflow
+
+    return tensorflow().cast(levels, "float32") / 127.5 - 1
+
+
+def _int32(values: Any) -> Any:
+    from aigc_jax.data import tensorflow
+
+    return tensorflow().cast(values, "int32")
 
 
 def _luma(image: Any) -> Any:
