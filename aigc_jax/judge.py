@@ -1,4 +1,7 @@
-"""The judge of a run's samples: a classifier that is trained before them, on the run's own data."""
+"""The judge of a run's samples: a classifier, or a probe of what captions ask.
+
+It is trained before them, on the run's own data.
+"""
 
 import math
 from pathlib import Path
@@ -19,7 +22,8 @@ def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict,
 
     That is None where `eval.extractor` names no config, or nothing is labelled: the extractor is ""
     then. The judge of an unconditional run reads its source with the labels; that of a run that
-    translates reads the domain it translates to.
+    translates reads the domain it translates to. A judge whose config has another task than
+    `label`, such as the probe of captioned shapes, reads the run's source by that.
 
     Args:
       config: of the run, resolved.
@@ -30,20 +34,24 @@ def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict,
     if not name or networks.is_one(name):
         return config, None
     config, judge = config.copy_and_resolve_references(), configs.load(name)
+    own, needs_labels = judge.copy_and_resolve_references(), judge.task == "label"
     for field in ("data", "task", "image_size", "channels", "num_classes", "parallel"):
         judge[field] = config[field]
     judge.data = config.data.copy_and_resolve_references()
     judge.data.swap, judge.eval.source = False, config.eval.source
     if config.task == "unpaired":
         labelled = _read_target(judge, config)
-    if config.task in _TO_IMAGES:
+    if not needs_labels:
+        judge.task, judge.num_classes, judge.data.split = own.task, 0, own.data.split
+    elif config.task in _TO_IMAGES:
         judge.task, judge.num_classes = "label", -1 if labelled else 0
     elif not config.num_classes and labelled and config.task in _OF_IMAGES:
         judge.task, judge.num_classes = "label", -1
-    config.eval.extractor = str(workdir / _folder(config)) if judge.num_classes else ""
+    can_read = judge.num_classes != 0 or not needs_labels
+    config.eval.extractor = str(workdir / _folder(config)) if can_read else ""
     devices = jax.device_count()
     judge.batch_size = math.ceil(judge.batch_size / devices) * devices
-    return config, judge if judge.num_classes else None
+    return config, judge if can_read else None
 
 
 def _folder(config: ConfigDict) -> str:

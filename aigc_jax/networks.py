@@ -65,7 +65,7 @@ def _module(name: str) -> ModuleType | None:
 
 
 def classifier(workdir: str | Path) -> Extractor:
-    """A classifier trained by this library, as an extractor.
+    """A classifier, or a probe of attributes, trained by this library, as an extractor.
 
     Raises:
       UserError: the run is of another method.
@@ -73,11 +73,13 @@ def classifier(workdir: str | Path) -> Extractor:
     run = runs.load(workdir)
     if not hasattr(run.method, "predict"):
         raise UserError(f"{workdir} is a run of {run.config.method!r}, not of a classifier.")
+    kind = "probe" if run.config.task == "scene" else "classifier"
 
     def apply(state: Any, images: jax.Array) -> dict[str, jax.Array]:
         images = images.astype("float32") / 127.5 - 1
-        logits, features = run.method.predict(run.spec, state, images)
-        return {"features": features, "logits": logits}
+        found, features = run.method.predict(run.spec, state, images)
+        told = {"readings": found.packed()} if kind == "probe" else {"logits": found}
+        return {"features": features, **told}
 
     return Extractor(
         name=str(workdir),
@@ -85,7 +87,8 @@ def classifier(workdir: str | Path) -> Extractor:
         apply=apply,
         channels=run.config.channels,
         size=(run.config.image_size, run.config.image_size),
-        reads_labels=True,
+        reads_labels=kind == "classifier",
+        reads_asked=kind == "probe",
         batch_size=250,
-        provenance={"extractor": "classifier", "weights": str(workdir)},
+        provenance={"extractor": kind, "weights": str(workdir)},
     )

@@ -67,6 +67,8 @@ class SampleScores:
             network, self._settings.protocol, layout, section.extractor_batch_size
         )
         self._translates = command(method) is not None
+        # What they are made of, images or captions, is the held-out examples' own.
+        self._follows = self._translates or configured.reads_captions(config)
         self._sampler = sampling.Sampler(method, spec, layout)
         self._baselines = {}
         if hasattr(method, "baselines"):
@@ -125,7 +127,7 @@ class SampleScores:
     def _held_out(self) -> configured.HeldOut | None:
         """The held-out examples of the run's own pipeline; None where none are needed."""
         if self._real_is_path:
-            return configured.held_out(self._config) if self._translates else None
+            return configured.held_out(self._config) if self._follows else None
         return configured.held_out(self._config, self._real)
 
     @property
@@ -140,20 +142,21 @@ class SampleScores:
     def _to_fill(self) -> tuple[Callable[[], Iterator[Batch]], int]:
         """What samples are made of, and how many.
 
-        Images to translate; else the labels of the real images where there are any.
+        Images to translate or captions; else the labels of the real images where there are any.
         """
         most = self._most
-        held = self._held_out if self._translates or self._needs_real else None
-        if held is not None and (self._translates or self._num is None or most <= len(held)):
+        held = self._held_out if self._follows or self._needs_real else None
+        if held is not None and (self._follows or self._num is None or most <= len(held)):
             return functools.partial(some, held, most), min(most, len(held))
         labels = sampling.class_labels(self._config, most)
         batch_size = self._config.eval.batch_size
-        return functools.partial(sampling.in_turn, most, labels, batch_size), most
+        fields = {} if labels is None else {"label": labels}
+        return functools.partial(sampling.in_turn, most, fields, batch_size), most
 
     @property
     def needs_held_out(self) -> bool:
         """Whether there is anything to read of the run's own."""
-        return self._translates or (self._needs_real and not self._real_is_path)
+        return self._follows or (self._needs_real and not self._real_is_path)
 
     @property
     def _needs_real(self) -> bool:
@@ -198,8 +201,8 @@ class SampleScores:
         digest = hashlib.sha256(made.encode())
         for pixels, _ in images.batches(0):
             digest.update(np.ascontiguousarray(pixels))
-        for labels in images.labels:
-            digest.update(np.ascontiguousarray(labels))
+        for told in (*images.labels, *images.asked):
+            digest.update(np.ascontiguousarray(told))
         return digest.hexdigest()[:16]
 
 

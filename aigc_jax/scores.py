@@ -16,11 +16,13 @@ from aigc_jax.errors import UserError
 SCORES = "scores.jsonl"
 _OF_SAMPLES = ("is", "precision", "recall", "density", "coverage", "label_accuracy", "accuracy")
 _OF_PAIRS = ("psnr", "ssim", "within_5", "elbo", "active_units", "perplexity", "codebook_use")
-HIGHER_IS_BETTER = frozenset(_OF_SAMPLES + _OF_PAIRS)
+_OF_CAPTIONS = ("shape", "colour", "size", "texture", "relation", "background", "count", "all")
+HIGHER_IS_BETTER = frozenset(_OF_SAMPLES + _OF_PAIRS + _OF_CAPTIONS)
 _BEST_IS_ONE = frozenset(["sharpness"])
 _VALUES = {
     "prdc": ("precision", "recall", "density", "coverage"),
     "pr": ("precision", "recall"),
+    "attributes": _OF_CAPTIONS,
 }
 # What costs nothing, and is measured beside translations: "copied_fid" is that of the sources.
 BASELINES = ("copied", "constant")
@@ -70,8 +72,11 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
             spread = "  95% [{:.5g}, {:.5g}]".format(*score["interval"])
         elif score.get("splits", 2) > 1 and "std" in score:
             spread = f"  +- {score['std']:.4g}"
-        if "real" in score:
-            spread += f"  (real images: {score['real']:.5g})"
+        real = score.get("real")
+        if isinstance(real, Mapping):
+            real = real.get(name.rpartition("_")[2])
+        if real is not None:
+            spread += f"  (real images: {real:.5g})"
         unit = f" {score['unit']}" if "unit" in score else ""
         if "value" in score and "k" in score:
             spread += f"  (k = {score['k']})"

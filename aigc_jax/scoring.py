@@ -46,6 +46,8 @@ class Seen:
       features: (N, D) float32; None where they were summed up as they came.
       logits: (N, K) float32; None where the extractor has no classes.
       labels: (N,) int32, of images that have any, where the extractor reads those.
+      readings: (N, R) float32; None where the extractor is no probe of attributes.
+      asked: (N, 16) int32, what captions ask, of images that have any, where it is one.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Seen:
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     labels: np.ndarray | None = None
+    readings: np.ndarray | None = None
+    asked: np.ndarray | None = None
 
     @property
     def n(self) -> int | None:
@@ -67,7 +71,8 @@ class Seen:
     def save(self, path: Path) -> None:
         """Writes `path`.npz, statistics as every program reads them, and what else was kept."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"features": self.features, "logits": self.logits, "labels": self.labels}
+        names = ("features", "logits", "labels", "readings", "asked")
+        kept = {name: getattr(self, name) for name in names}
         new = path.with_name(f"{path.name}_{os.getpid()}.new")
         with new.open("wb") as file:
             np.savez(file, **{name: x for name, x in kept.items() if x is not None})
@@ -144,9 +149,11 @@ class Viewer:
             collect.statistics(kept.get("features"), self.protocol.ddof),
             meta={**self.provenance, "images": images.name, "ddof": self.protocol.ddof},
         )
-        told = getattr(images, "labels", None) if self.extractor.reads_labels else None
-        labels = np.concatenate(told) if told else None
-        return Seen(images.name, found, kept.get("features"), kept.get("logits"), labels)
+        read = {"labels": self.extractor.reads_labels, "asked": self.extractor.reads_asked}
+        for name in [name for name, reads in read.items() if reads]:
+            told = getattr(images, name, None)
+            kept[name] = np.concatenate(told) if told else None
+        return Seen(images.name, found, **kept)
 
     def _check_size(self, images: Images) -> None:
         reads = self.extractor.size
@@ -193,7 +200,7 @@ class _Collector:
             fits = self._total * x.shape[1] * 4 <= _KEEP_BYTES
             if self._keep and fits and name != "spatial":
                 self.kept.setdefault(name, []).append(np.asarray(x)[:n])
-            elif name != "logits":
+            elif name in ("features", "spatial"):
                 state = self._moments.get(name) or statistics.init(x.shape[1])
                 mask = (np.arange(len(x)) < n).astype(np.float32)
                 self._moments[name] = self._update(state, x, mask)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from aigc_jax import runs
-from aigc_jax.data import images, pixels
+from aigc_jax.data import configured, images, pixels
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import statistics
 from aigc_jax.sampling import Sampler, check_draws, class_labels, in_turn
@@ -30,17 +30,19 @@ class Filled:
     fields: Callable[[], Iterator[Batch]]
     image: Callable[[Batch], np.ndarray]
     labels: list[np.ndarray] = dataclasses.field(default_factory=list)
+    asked: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def batches(
         self, batch_size: int, transform: Callable | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of their own size, uint8 or transformed; nothing in them is masked."""
-        self.labels = []
+        self.labels, self.asked = [], []
         with ThreadPoolExecutor() as pool:
             for batch in self.fields():
                 valid = np.asarray(batch["valid"]) > 0
-                if "label" in batch:
-                    self.labels.append(np.asarray(batch["label"])[valid])
+                for field, told in (("label", self.labels), ("asked", self.asked)):
+                    if field in batch:
+                        told.append(np.asarray(batch[field])[valid])
                 made = pixels.convert(self.image(batch)[valid], self.channels)
                 if transform:
                     made = np.stack(list(pool.map(transform, made)))
@@ -66,10 +68,17 @@ def see(path: str, viewer: Viewer, num: int | None = None, seed: int = 0) -> See
 
 def _see_run(run: runs.Run, viewer: Viewer, num: int | None, seed: int) -> Seen:
     check_draws(run.method)
+    if configured.reads_captions(run.config):
+        raise UserError(
+            f"{run.workdir} draws what captions say: aigc evaluate --fake {run.workdir} gives it "
+            "those that are held out."
+        )
     n = num or run.config.eval.num_samples
     sampler = Sampler(run.method, run.spec)
     state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
-    batches = functools.partial(in_turn, n, class_labels(run.config, n), 256)
+    labels = class_labels(run.config, n)
+    fields = {} if labels is None else {"label": labels}
+    batches = functools.partial(in_turn, n, fields, 256)
     size = (run.config.image_size,) * 2
     sample = functools.partial(sampler, state, rng)
     name = f"{run.workdir} step {run.step}"

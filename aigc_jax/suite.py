@@ -8,6 +8,8 @@ kid           kernel distance
 prdc          precision, recall, density, coverage
 pr            improved precision and recall (Kynkaanniemi et al. 2019)
 label_accuracy   samples that the network reads as the class they were asked to be
+attributes    the share of what captions ask of shapes, colours, ... that a probe reads in samples
+r_precision   how often a sample's own caption is the likeliest of a hundred, by that probe
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aigc_jax.errors import UserError, did_you_mean
-from aigc_jax.metrics import fid, inception_score, kid, prdc
+from aigc_jax.metrics import attributes, fid, inception_score, kid, prdc, retrieval
 from aigc_jax.metrics.protocols import PROTOCOLS, Protocol
 from aigc_jax.scoring import Seen
 
@@ -91,6 +93,8 @@ _MISSING = {
     "labels": "{} has no labels, or the network reads others.",
     "statistics": "{} has no statistics.",
     "spatial": "{} has no spatial features: take --protocol adm.",
+    "asked": "{} has no captions of shapes, or the network is no probe that reads them: give "
+    "--extractor a probe's workdir (aigc train --config=shapes_probe trains one).",
 }
 
 
@@ -164,6 +168,17 @@ def _right(seen: Seen) -> float:
     return float((seen.logits.argmax(-1) == seen.labels).mean())
 
 
+def _attributes(real: Seen, fake: Seen, settings: Settings) -> Score:
+    found, of_real = (attributes.shares(seen.readings, seen.asked) for seen in (fake, real))
+    return found | {"real": of_real} | _sides(real, fake)
+
+
+def _r_precision(real: Seen, fake: Seen, settings: Settings) -> Score:
+    found = retrieval.r_precision(fake.readings, fake.asked)
+    of_real = retrieval.r_precision(real.readings, real.asked).value
+    return found._asdict() | {"real": of_real} | _sides(real, fake)
+
+
 METRICS = {
     "fid": Metric(_fid, of_real="statistics", of_fake="statistics"),
     "fid_infinity": Metric(_fid_infinity, of_real="statistics"),
@@ -173,4 +188,6 @@ METRICS = {
     "prdc": Metric(_prdc, of_real="features"),
     "pr": Metric(_pr, of_real="features"),
     "label_accuracy": Metric(_label_accuracy, of_fake="labels"),
+    "attributes": Metric(_attributes, of_real="asked", of_fake="asked"),
+    "r_precision": Metric(_r_precision, of_real="asked", of_fake="asked"),
 }

@@ -108,3 +108,15 @@ def test_a_network_by_name_stays(tmp_path):
         config.eval.extractor = name
         named, its = judge.find(config, tmp_path, True)
         assert its is None and named.eval.extractor == name
+
+
+def test_the_probe_reads_scenes_by_its_own_task(tmp_path):
+    """Of every combination: one that knew those of training alone would not read the others."""
+    config = resolved("text", source="shapes:2")
+    config.eval.extractor = "shapes_probe:smoke"
+    named, its = judge.find(config, tmp_path, labelled=False)
+    configs.validate(its)
+    assert named.eval.extractor == str(tmp_path / "judge")
+    assert (its.method, its.task, its.num_classes) == ("detector", "scene", 0)
+    assert (its.data.source, its.data.split, its.image_size) == ("shapes:2", "all", 8)
+    assert config.data.split == "train"

@@ -28,6 +28,8 @@ class Extractor:
       resize_on_device: pure, uint8 (B, H, W, C) -> what `apply` takes too; compiled apart from it,
         so that a new size of images doesn't compile the network again.
       reads_labels: whether its classes are the images' labels.
+      reads_asked: whether it reads what captions of shapes ask: `apply` gives "readings" (B, R)
+        float32 too, packed as `metrics.attributes.Reading` says.
       batch_size: of images at once that suits it; its numbers don't depend on it.
       provenance: what a record says of it: JSON values, e.g. weights, sha256, protocol, precision.
     """
@@ -41,5 +43,6 @@ class Extractor:
     resize_first: bool = False
     resize_on_device: Callable[[Array], Array] | None = None
     reads_labels: bool = False
+    reads_asked: bool = False
     batch_size: int = 32
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
