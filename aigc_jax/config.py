@@ -31,6 +31,7 @@ FREE_FIELDS = frozenset(
         "on_nonfinite",
         "data.data_dir",
         "data.cache_bytes",
+        "data.text.tokenizer",
     ]
 )
 
@@ -45,7 +46,8 @@ def default() -> ConfigDict:
             "method": "gan",  # aigc_jax.methods.<method>, or a dotted module name of your own
             "task": "label",  # what is in a batch: a function of aigc_jax.data.tasks
             "data": {
-                # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE | pairs:DIR | mnistm[:SPLIT]
+                # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE | pairs:DIR | mnistm[:SPLIT] |
+                # shapes[:N][,textured]
                 "source": "digits",
                 "a": "",  # sources of two unpaired domains, in place of `source`
                 "b": "",
@@ -57,11 +59,20 @@ def default() -> ConfigDict:
                 "turn": False,  # and turn them by 0, 90, 180 or 270 degrees
                 "degrade": "",  # of the task restore, e.g. "noise(0..55)"; see data.degrade
                 "mask": "",  # of the task inpaint, e.g. "strokes|boxes"; see data.masks
+                "text": {  # how captions are read: see data.text
+                    # transformer, trained with the networks; minilm or clip, which are not
+                    "encoder": "transformer",
+                    "length": 32,  # most tokens of a caption
+                    "tokenizer": "",  # a tokenizer.json; "": made of the captions
+                    "weights": placeholder(str),  # of minilm or clip; None: the package's
+                    "features": False,  # hand on their features of each token too
+                },
                 "cache_bytes": 2 << 30,  # sets that decode to less than this stay in memory
             },
             "image_size": 32,
             "channels": 0,  # 1 or 3; 0: as the source has
             "num_classes": -1,  # 0: unconditional; -1: as the source and the task have
+            "vocabulary": 0,  # tokens of captions; as the source and data.text have
             "batch_size": 64,  # what one update of D sees, over all devices
             "num_train_steps": 1000,
             "d_steps": 1,  # D updates per G update
@@ -307,7 +318,7 @@ def of_run(workdir: str | Path) -> ConfigDict:
     Raises:
       UserError: it is no run's workdir, or its config.json can't be read.
     """
-    path = Path(workdir) / "config.json"
+    path, tokenizer = Path(workdir) / "config.json", Path(workdir) / "tokenizer.json"
     try:
         config = from_json(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -316,6 +327,8 @@ def of_run(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{path} can't be read: {error}") from error
     for section in ("data", "eval"):
         config[section] = ConfigDict({**default()[section], **config.get(section, {})})
+    if tokenizer.is_file():
+        config.data.text.tokenizer = str(tokenizer)
     return config
 
 

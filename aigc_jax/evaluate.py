@@ -202,6 +202,7 @@ def check_asked(
     k: int | None = None,
     direction: str | None = None,
     extractor: str | None = None,
+    split: str | None = None,
 ) -> None:
     """UserError where what only some runs have is asked of something else.
 
@@ -210,12 +211,14 @@ def check_asked(
       k: importance samples of an nll.
       direction: of a run that translates.
       extractor: in place of the run's own, whose judge knows one domain.
+      split: of a run's source.
     """
     if not runs.is_run(fake):
         if k is not None:
             raise UserError(f"--k {k} is for the nll of a run, which {fake} is not.")
-        if direction is not None:
-            raise UserError(f"--direction {direction} is for a run, which {fake} is not.")
+        for name, value in (("direction", direction), ("split", split)):
+            if value is not None:
+                raise UserError(f"--{name} {value} is for a run, which {fake} is not.")
         return
     config = configs.of_run(fake)
     name = config.method

@@ -138,6 +138,7 @@ def _check_run(workdir: str | Path, config: Any) -> bool:
     searched = not hasattr(methods.load(config.method), "restore")
     if searched:
         latents.check_method(config.method, "latents", "decode")
+        latents.check_untold(config)
     elif config.task != "inpaint":
         raise UserError(
             f"The run {workdir} was trained without holes: aigc restore, or a run of the task "

@@ -63,6 +63,7 @@ class Search:
         batch_size: int = 32,
     ) -> None:
         latents.check_method(run.config.method, "latents", "decode")
+        latents.check_untold(run.config)
         for name, value in (("steps", steps), ("restarts", restarts)):
             if value < 1:
                 raise UserError(f"--{name} {value}: it must be at least 1.")

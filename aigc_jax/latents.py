@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax import __version__, methods, pair_scores, parallel, runs, sampling
 from aigc_jax import config as configs
-from aigc_jax.data import pictures
+from aigc_jax.data import configured, pictures
 from aigc_jax.data.pictures import Picture
 from aigc_jax.errors import UserError
 from aigc_jax.types import Batch, to_uint8
@@ -131,6 +131,7 @@ def reconstruct(
     """
     config = configs.of_run(workdir)
     check_method(config.method, "encode", "decode")
+    check_untold(config)
     sampling.check_folder(out)
     files = _find(source, workdir, config, label)
     reader = pictures.Reader(config.image_size, config.channels)
@@ -183,6 +184,7 @@ def interpolate(
     """
     config = configs.of_run(workdir)
     check_method(config.method, "latents", "decode", *["encode"] * (source is not None))
+    check_untold(config)
     labels = sampling.class_labels(config, rows, label)
     chosen = None
     if source is not None:
@@ -246,6 +248,14 @@ def check_method(name: str, *needed: str) -> None:
         able = [k for k in known if all(hasattr(methods.load(k), f) for f in needed)]
         which = " or ".join(filter(None, (", ".join(able[:-1]), able[-1])))
         raise UserError(f"The method {name!r} {_LACKS[missing]}: take a run of {which}.")
+
+
+def check_untold(config: ConfigDict) -> None:
+    """UserError for a run that has to be told a text, which these commands don't."""
+    if configured.reads_captions(config):
+        raise UserError(
+            'The run draws what a text says, here there is none: aigc sample --text "...".'
+        )
 
 
 def targets(files: Sequence[Picture]) -> dict[Picture, str]:

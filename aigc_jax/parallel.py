@@ -59,7 +59,8 @@ def interleave(*batches: jax.Array) -> jax.Array:
 
     So every layout of devices sees the same groups, and nothing moves between devices.
     """
-    return jnp.stack(batches, 1).reshape(-1, *batches[0].shape[1:])
+    n, *shape = batches[0].shape
+    return jnp.stack(batches, 1).reshape(len(batches) * n, *shape)
 
 
 def separate(x: jax.Array, n: int) -> list[jax.Array]:

@@ -2,9 +2,10 @@
 
 import functools
 import inspect
+import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aigc_jax import parallel
+from aigc_jax.data import configured
+from aigc_jax.data import text as readers
 from aigc_jax.data.folders import EXTENSIONS
 from aigc_jax.errors import UserError
 from aigc_jax.methods import command
 from aigc_jax.runs import Run
 from aigc_jax.types import Batch, to_uint8
 from aigc_jax.writers import save_png, tile
+
+_log = logging.getLogger(__name__)
 
 # Endings by which a user means a file.
 _OF_FILES = EXTENSIONS | {".npz", ".tif", ".tiff"}
@@ -92,20 +97,25 @@ def check_values(knobs: Mapping[str, float]) -> None:
     """UserError for a knob's value that means nothing."""
     for name, value in knobs.items():
         least, enough = "above", value > 0
-        if name in ("top_k", "guidance"):  # of which 0 is none
+        if name == "top_k":  # of which 0 is none
             least, enough = "at least", value >= 0
+        if name == "guidance":  # 0: as it is; -1: without the condition
+            if not -1 <= value < math.inf:
+                raise UserError(f"--guidance {value}: it must be at least -1, and finite.")
+            continue
         if not (enough and value < math.inf):
             raise UserError(f"--{name} {value}: it must be {least} 0, and finite.")
 
 
-def in_turn(n: int, labels: np.ndarray | None, batch_size: int) -> Iterator[Batch]:
-    """Batches of `index` 0 to n - 1 and their labels, all of one size."""
+def in_turn(n: int, fields: Mapping[str, np.ndarray], batch_size: int) -> Iterator[Batch]:
+    """Batches of `index` 0 to n - 1 and of fields (n, ...), all of one size."""
     batch_size = min(batch_size, n)
     for start in range(0, n, batch_size):
         # The last batch is as large as the others, or the program would be compiled again.
         index = np.arange(start, start + batch_size, dtype=np.int32)
-        batch = {"index": index, "valid": (index < n).astype(np.float32)}
-        yield batch if labels is None else {**batch, "label": labels[np.minimum(index, n - 1)]}
+        rows = np.minimum(index, n - 1)
+        valid = (index < n).astype(np.float32)
+        yield {"index": index, "valid": valid, **{name: x[rows] for name, x in fields.items()}}
 
 
 def generate(
@@ -113,29 +123,33 @@ def generate(
     n: int,
     *,
     label: int | None = None,
+    text: str | Sequence[str] = (),
     seed: int = 0,
     batch_size: int = 256,
     **knobs: Any,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """n images of a run, on all of this process's devices.
 
-    Image i depends on the seed, the label and i, not on n or the batch size.
+    Image i depends on the seed, the label or text and i, not on n or the batch size.
 
     Args:
-      label: of all images; None: 0, 1, 2, ... in turn, where the run is conditional.
+      label: of all images; None: 0, 1, 2, ... in turn, where the run is conditional on labels.
+      text: of all images, or several in turn, where it is conditional on texts.
       **knobs: of the method's `sample`, e.g. truncation.
 
     Returns:
       (n, H, W, C) uint8, and (n,) int32 labels or None.
 
     Raises:
-      UserError: see `check_draws`; a label that the run doesn't know.
+      UserError: see `check_draws`, `class_labels` and `text_fields`.
     """
     check_draws(run.method, knobs)
     labels = class_labels(run.config, n, label)
+    fields = text_fields(run.config, n, [text] if isinstance(text, str) else text)
+    fields |= {} if labels is None else {"label": labels}
     sampler = Sampler(run.method, run.spec, **knobs)
     state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
-    images = [sampler(state, rng, batch) for batch in in_turn(n, labels, batch_size)]
+    images = [sampler(state, rng, batch) for batch in in_turn(n, fields, batch_size)]
     return np.concatenate(images)[:n], labels
 
 
@@ -206,6 +220,29 @@ def class_labels(config: ConfigDict, n: int, label: int | None = None) -> np.nda
     if not 0 <= label < classes:
         raise UserError(f"--label {label}: the run knows the labels 0 to {classes - 1}.")
     return np.full(n, label, np.int32)
+
+
+def text_fields(config: ConfigDict, n: int, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """A batch's fields (n, ...) of texts in turn; {} for a run that reads none.
+
+    Words that the run has never seen are told as a warning.
+
+    Raises:
+      UserError: a text for a run that reads none, or none for one that does; one that is empty or
+        too long.
+    """
+    if not configured.reads_captions(config):
+        if texts:
+            raise UserError(f"The run reads no texts: leave out --text {texts[0]!r}.")
+        return {}
+    if not texts:
+        raise UserError('The run draws what a text says: give --text "...".')
+    reader = readers.reader(config.data.text)
+    for each in texts:
+        reader.check(each)
+        if unknown := reader.unknown(each):
+            _log.warning("The run has never seen %s.", ", ".join(map(repr, unknown)))
+    return {name: x[np.arange(n) % len(texts)] for name, x in reader(texts).items()}
 
 
 def _as_grid(images: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from aigc_jax import config as configs
 from aigc_jax import evaluate, judge, methods, parallel, runs, scores
 from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.data import configured
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
 from aigc_jax.metrics import protocols
@@ -51,12 +52,13 @@ def run(
     method, workdir = methods.load(config.method), Path(workdir)
     layout = parallel.layout(config.parallel)
     parallel.check_batch_size(config.batch_size, layout)
-    from_source, class_names = batches is None, ()
+    from_source, class_names, reader = batches is None, (), None
     if from_source:
-        from aigc_jax.data import configured
-
+        if (workdir / "tokenizer.json").is_file():
+            config = config.copy_and_resolve_references()
+            config.data.text.tokenizer = str(workdir / "tokenizer.json")
         config, stream = configured.training(config)
-        class_names = stream.class_names
+        class_names, reader = stream.class_names, stream.reader
     else:
         stream = _as_stream(batches)
     # The first batch gives the shapes; a stream that can't go back must not lose it.
@@ -77,7 +79,7 @@ def run(
     except AttributeError as error:  # ConfigDict's, with a suggestion
         line = " ".join(str(error).split())
         raise UserError(f"The method {config.method!r} misses a field: {line}") from error
-    loop = _Loop(config, workdir, method, spec, layout, first, class_names)
+    loop = _Loop(config, workdir, method, spec, layout, first, class_names, reader)
 
     def rest(step: int) -> Iterator[Batch]:
         again = batches if step == 0 else iter(stream(step))
@@ -124,7 +126,8 @@ def farewell(workdir: str | Path) -> str:
     elif does := methods.command(method):
         following = f" Next: aigc {does} --workdir {workdir} --input FOLDER --out {does}d"
     elif hasattr(method, "sample"):
-        following = f" Next: aigc sample --workdir {workdir} --out samples.png"
+        say = ' --text "..."' if configured.reads_captions(config) else ""
+        following = f" Next: aigc sample --workdir {workdir}{say} --out samples.png"
     elif hasattr(method, "encode"):
         following = f" Next: aigc reconstruct --workdir {workdir} --input FOLDER --out pairs"
     return f"Look at {' and '.join(look)}.{following}"
@@ -142,10 +145,12 @@ class _Loop:
         layout: parallel.Layout,
         first: Batch,
         class_names: Sequence[str],
+        reader: Any = None,
     ) -> None:
         self.config, self.workdir = config, workdir
         self.method, self.spec = method, spec
         self.layout, self.first, self.class_names = layout, first, class_names
+        self.reader = reader
         self.rng = jax.random.key(config.seed)
         self.lead = parallel.is_lead()
         self.notices: collections.deque[jax.Array] = collections.deque()
@@ -153,6 +158,8 @@ class _Loop:
     def run(self, stream: Stream, evaluator: Callable[[], evaluate.Evaluator | None]) -> Any:
         init, shapes = self._init()  # before anything is written: what can't be built fails here
         runs.claim(self.workdir, self.config, self.first, self.class_names)
+        if self.reader is not None and self.lead:
+            self.reader.save(self.workdir)
         self.evaluator = evaluator()
         with (
             self._checkpoints() as self.checkpoints,

@@ -13,6 +13,13 @@ field                 shape, dtype       meaning
 ``source``            (B, H, W, C) f32   a damaged image; [-1, 1] but for noise, 0 where unknown
 ``target``            (B, H, W, C) f32   in [-1, 1], what it should be
 ``mask``              (B, H, W, 1) f32   1 where an image is known, 0 where it is to be made
+``text``              (B, T) int32       tokens of a caption, for an encoder that is trained
+``text_mask``         (B, T) bool        True for a token, False where the caption has ended
+``text_embedding``    (B, E) f32         a caption, by an encoder that is not trained
+``text_features``     (B, T, E) f32      its tokens, by the same
+``wrong_text`` ...    as those above     a caption that is not true of the image
+``segments``          (B, H, W) int32    a label for each pixel
+``asked``             (B, 16) int32      what a caption of `data.shapes` says
 ====================  =================  ===========================================
 """
 

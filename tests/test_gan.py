@@ -151,10 +151,10 @@ def test_sample_depends_on_the_index_alone():
 
 
 def test_truncation_bounds_latents():
-    keys = jax.random.split(RNG, 100)
-    z = method._latents(make(), keys, 0.5)
+    batch = {"index": jnp.arange(100)}
+    z = method.latents(make(), RNG, batch, 0.5)
     assert 0.45 < np.abs(z).max() <= 0.5
-    assert np.abs(method._latents(make(), keys)).max() > 2
+    assert np.abs(method.latents(make(), RNG, batch)).max() > 2
 
 
 def test_preview_has_a_row_a_class():

@@ -20,11 +20,12 @@ def add_sample(parser: argparse.ArgumentParser) -> Runner:
     )
     add("--n", type=int, default=64, help="how many (default: 64)")
     add("--label", type=int, help="their class (default: each in turn)")
+    add("--text", action="append", default=[], help="what they show; several: each in turn")
     add("--seed", type=int, default=0)
     add("--truncation", type=float, help="keep latents within +- this: less variety, more quality")
     add("--temperature", type=float, help="of what is drawn; below 1: less variety")
     add("--top_k", type=int, help="draw each code from the k likeliest")
-    add("--guidance", type=float, help="how strongly the condition is followed")
+    add("--guidance", type=float, help="how much beyond its condition an image goes (none: 0)")
     add("--step", type=int, help=STEP_HELP)
     return _sample
 
@@ -41,7 +42,8 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     sampling.check_draws(methods.load(config.method), knobs)
     sampling.class_labels(config, 1, args.label)
     run = runs.load(args.workdir, args.step)
-    images, labels = sampling.generate(run, args.n, label=args.label, seed=args.seed, **knobs)
+    asked = {"label": args.label, "text": args.text}
+    images, labels = sampling.generate(run, args.n, seed=args.seed, **asked, **knobs)
     sampling.write(images, labels, args.out)
     print(f"{len(images)} images of step {run.step} in {args.out}")
 

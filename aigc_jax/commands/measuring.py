@@ -17,12 +17,14 @@ def add_evaluate(parser: argparse.ArgumentParser) -> Runner:
     add = parser.add_argument
     add("--fake", required=True, metavar="PATH", help=_PATH_HELP)
     add("--real", metavar="PATH", help="real images, or .npz statistics (a run's default: its own)")
-    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, or a run's own: elbo, psnr"
+    known = "fid, fid_infinity, sfid, is, kid, prdc, pr, label_accuracy, attributes, r_precision"
+    known += ", or a run's own: elbo, psnr"
     add("--metrics", metavar="A,B", help=f"of {known} (default: fid,kid; of a run, as it says)")
     _add_network(add)
     add("--num", type=int, help="images of each side at most; of a run, so many samples")
     add("--k", type=int, help="importance samples for each image, of a VAE's nll")
     add("--direction", help="of a run that translates: a2b or b2a (default: as it says)")
+    add("--split", help="of a run's held-out images, e.g. novel of shapes (default: as it says)")
     add("--seed", type=int, default=0, help="of a run's samples")
     add("--interval", action="store_true", help="a confidence interval of FID (slower)")
     add("--json", metavar="FILE", help="write the scores there too")
@@ -30,7 +32,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> Runner:
 
 
 def _add_network(add: Callable) -> None:
-    add("--extractor", help="inception, vgg16, or a classifier's workdir")
+    add("--extractor", help="inception, vgg16, or the workdir of a classifier or a probe")
     add("--weights", metavar="FILE", help="the network's (default: found in the cache, or fetched)")
     add("--protocol", help="tf1 (default), pytorch_fid, clean, adm or stylegan")
     precisions = ["highest", "high", "default"]
@@ -46,10 +48,10 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     check_parent("--json", args.json)
     metrics = [name.strip().lower() for name in (args.metrics or "").split(",") if name.strip()]
     extractor = args.extractor or ("inception" if args.weights else None)
-    evaluate.check_asked(args.fake, metrics, args.k, args.direction, extractor)
+    evaluate.check_asked(args.fake, metrics, args.k, args.direction, extractor, args.split)
     if runs.is_run(args.fake):
         run = evaluate.reconfigured(
-            runs.load(args.fake), nll_samples=args.k, direction=args.direction,
+            runs.load(args.fake), nll_samples=args.k, direction=args.direction, split=args.split,
             extractor=extractor, extractor_batch_size=args.batch_size,
             **{name: getattr(args, name) for name in ("weights", "protocol", "precision")},
         )  # fmt: skip

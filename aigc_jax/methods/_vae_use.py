@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aigc_jax.layers.condition import Condition, of_batch
 from aigc_jax.losses import variational
 from aigc_jax.metrics.image_quality import psnr, ssim, ssim_border
 from aigc_jax.parallel import index_keys, split_keys
@@ -27,23 +28,23 @@ def weights(state: Any) -> Any:
 def posterior(vae: Any, state: Any, batch: Batch) -> tuple[Array, Array]:
     """Mean and log scale (B, latent_dim) of q(z | image), by the averaged weights."""
     variables = weights(state)["encoder"]
-    return vae.encoder.apply(variables, batch["image"], label_of(vae, batch), train=False)
+    return vae.encoder.apply(variables, batch["image"], condition_of(vae, batch), train=False)
 
 
 def encode(vae: Any, state: Any, batch: Batch) -> Array:
-    """The posterior's mean (B, latent_dim) of `image`, given `label` if conditional."""
+    """The posterior's mean (B, latent_dim) of `image`, given the condition if there is one."""
     return posterior(vae, state, batch)[0]
 
 
 def decode(vae: Any, state: Any, z: Array, batch: Batch) -> Array:
-    """The mean image (B, H, W, C) in [-1, 1] of z (B, latent_dim), given `label`."""
-    params = vae.decoder.apply(weights(state)["decoder"], z, label_of(vae, batch), train=False)
+    """The mean image (B, H, W, C) in [-1, 1] of z (B, latent_dim), given the condition."""
+    params = vae.decoder.apply(weights(state)["decoder"], z, condition_of(vae, batch), train=False)
     return jnp.clip(vae.likelihood.mean(params), -1.0, 1.0)
 
 
-def label_of(vae: Any, batch: Batch, part: slice = slice(None)) -> Array | None:
-    """The labels of a conditional run's batch, else None."""
-    return batch["label"][part] if vae.num_classes else None
+def condition_of(vae: Any, batch: Batch, part: slice = slice(None)) -> Condition:
+    """The texts or labels of a conditional run's batch, else None."""
+    return jax.tree.map(lambda x: x[part], of_batch(batch, vae.num_classes))
 
 
 def noise_of(keys: Array, k: int, dim: int) -> Array:
@@ -52,12 +53,12 @@ def noise_of(keys: Array, k: int, dim: int) -> Array:
 
 
 def log_likelihood(
-    vae: Any, decoder: Any, x: Array, z: Array, label: Array | None, train: bool
+    vae: Any, decoder: Any, x: Array, z: Array, condition: Condition, train: bool
 ) -> Array:
     """log p(x | z) in nats, of x (B, H, W, C) and z (k, B, D): (k, B)."""
     k, n = z.shape[:2]
-    label = None if label is None else jnp.tile(label, k)
-    params = vae.decoder.apply(decoder, z.reshape(k * n, -1), label, train=train)
+    condition = jax.tree.map(lambda x: jnp.concatenate([x] * k), condition)
+    params = vae.decoder.apply(decoder, z.reshape(k * n, -1), condition, train=train)
     params = params.reshape(k, n, *params.shape[1:])
     return jax.vmap(vae.likelihood.log_prob, (None, 0))(x, params)
 
@@ -79,15 +80,15 @@ def eval_step(
     """
     k = vae.nll_samples if not metrics or "nll" in metrics else 1
     image_keys, latent_keys = split_keys(index_keys(rng, batch["index"]))
-    x, label = vae.likelihood.observe(image_keys, batch["image"]), label_of(vae, batch)
+    x, condition = vae.likelihood.observe(image_keys, batch["image"]), condition_of(vae, batch)
     variables = weights(state)
-    mean, log_scale = vae.encoder.apply(variables["encoder"], x, label, train=False)
+    mean, log_scale = vae.encoder.apply(variables["encoder"], x, condition, train=False)
 
     def some(log_sum: Array, i: Array) -> tuple[Array, Array]:
         keys = jax.vmap(jax.random.fold_in, (0, None))(latent_keys, i)
         noise = noise_of(keys, chunk, mean.shape[-1])
         z = mean[None] + jnp.exp(log_scale)[None] * noise
-        log_px = log_likelihood(vae, variables["decoder"], x, z, label, train=False)
+        log_px = log_likelihood(vae, variables["decoder"], x, z, condition, train=False)
         log_w = log_weights(log_px, z, noise, log_scale)
         log_sum = jnp.logaddexp(log_sum, jax.nn.logsumexp(log_w, 0))
         return log_sum, log_px.mean(0)

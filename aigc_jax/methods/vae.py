@@ -1,9 +1,10 @@
 """Variational autoencoders (Kingma & Welling 2014), the importance weighted (Burda et al. 2016) and
-the conditional one (Sohn et al. 2015: the label joins the encoder's input and the decoder's).
+the conditional one (Sohn et al. 2015), on labels or texts, which both networks are told.
 
-Models: `aigc_jax.models.vae_mlp`, `.vae_resnet`. Likelihoods: `aigc_jax.losses.likelihood`.
+Models: `aigc_jax.models.vae_mlp`, `.vae_resnet`, `.fusion_vae`. Likelihoods:
+`aigc_jax.losses.likelihood`.
 Configs: `configs/mnist_vae.py`, `mnist_conv_vae.py`, `mnist_cvae.py`, `digits_cvae.py`,
-`cifar10_vae.py`.
+`cifar10_vae.py`, `shapes_text_vae.py`.
 """
 
 import dataclasses
@@ -18,13 +19,14 @@ from ml_collections import ConfigDict
 
 from aigc_jax import models, optim
 from aigc_jax.errors import UserError
+from aigc_jax.layers.condition import for_grid, said
 from aigc_jax.losses import likelihood, variational
 from aigc_jax.methods._vae_use import (
     ACTIVE,
+    condition_of,
     decode,
     encode,
     eval_step,
-    label_of,
     log_likelihood,
     log_weights,
     noise_of,
@@ -32,6 +34,7 @@ from aigc_jax.methods._vae_use import (
     scores,
     weights,
 )
+from aigc_jax.models import condition_encoder
 from aigc_jax.parallel import (
     all_examples,
     axis_size,
@@ -83,9 +86,9 @@ class VAE:
     """The static half.
 
     Attributes:
-      encoder: module(x, label, train=) -> mean, log_scale (B, latent_dim) of the posterior.
-      decoder: module(z, label, train=) -> the likelihood's parameters (B, H, W, outputs), with the
-        fields `latent_dim` and `image_size`.
+      encoder: module(x, condition, train=) -> mean, log_scale (B, latent_dim) of the posterior.
+      decoder: module(z, condition, train=) -> the likelihood's parameters (B, H, W, outputs), with
+        the fields `latent_dim` and `image_size`.
       likelihood: see `aigc_jax.losses.likelihood`.
       tx: optax transformation.
       num_classes: 0 for unconditional.
@@ -95,6 +98,7 @@ class VAE:
       beta: weight of the KL (Higgins et al. 2017).
       warmup_steps: over which beta grows from 0 (Bowman et al. 2016; Sonderby et al. 2016).
       free_bits: nats that each unit pays at least, see `variational.free_bits`.
+      dropout: share of the conditions that say nothing, so that `guidance` has what it goes from.
       nll_samples: importance samples for each image when the likelihood is measured.
       ema_half_life: in images; 0 keeps no average.
       ema_ramp_up: see `optim.ema`.
@@ -112,6 +116,7 @@ class VAE:
     beta: float = 1.0
     warmup_steps: int = 0
     free_bits: float = 0.0
+    dropout: float = 0.0
     nll_samples: int = 100
     ema_half_life: float = 0.0
     ema_ramp_up: float = 0.05
@@ -128,6 +133,7 @@ def defaults() -> ConfigDict:
             "beta": 1.0,  # weight of the KL
             "kl_warmup_steps": 0,  # over which it grows from 0
             "free_bits": 0.0,  # nats that each latent unit pays at least
+            "dropout": 0.0,  # share of the conditions that say nothing, for guidance
         }
     )
 
@@ -140,6 +146,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> VAE:
         image_size=config.image_size,
         latent_dim=config.latent_dim,
         num_classes=config.num_classes,
+        vocabulary=config.get("vocabulary", 0),
         outputs=observed.outputs,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
@@ -156,6 +163,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> VAE:
         beta=config.beta,
         warmup_steps=config.kl_warmup_steps,
         free_bits=config.free_bits,
+        dropout=config.get("dropout", 0.0),
         nll_samples=config.eval.nll_samples,
         ema_half_life=config.ema.half_life,
         ema_ramp_up=config.ema.ramp_up,
@@ -185,13 +193,14 @@ def init_state(vae: VAE, rng: Array, batch: Batch, frozen: Any = None) -> State:
     """The state before the first step.
 
     Args:
-      batch: any batch, for its shapes: `image` (B, H, W, C), and `label` (B,) if conditional.
+      batch: any batch, for its shapes: `image` (B, H, W, C), and `label` (B,) or a text's fields
+        (see `layers.condition.of_batch`) if conditional.
     """
     encoder_rng, decoder_rng = jax.random.split(rng)
-    image, label = batch["image"][:1], label_of(vae, batch, slice(1))
-    encoder = vae.encoder.init(encoder_rng, image, label, train=False)
-    mean, _ = vae.encoder.apply(encoder, image, label, train=False)
-    decoder = vae.decoder.init(decoder_rng, mean, label, train=False)
+    image, condition = batch["image"][:1], condition_of(vae, batch, slice(1))
+    encoder = vae.encoder.init(encoder_rng, image, condition, train=False)
+    mean, _ = vae.encoder.apply(encoder, image, condition, train=False)
+    decoder = vae.decoder.init(decoder_rng, mean, condition, train=False)
     variables = {"encoder": encoder, "decoder": decoder}
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -205,7 +214,7 @@ def train_step(vae: VAE, state: State, batch: Batch, rng: Array) -> tuple[State,
     """One update on the negative bound.
 
     Args:
-      batch: `image` (B, H, W, C) in [-1, 1], `label` (B,) int32 if conditional.
+      batch: `image` (B, H, W, C) in [-1, 1], `label` (B,) int32 or a text's fields if conditional.
       rng: the run's root key, the same at every step and on every device.
 
     Returns:
@@ -216,14 +225,18 @@ def train_step(vae: VAE, state: State, batch: Batch, rng: Array) -> tuple[State,
     keys = example_keys(rng, len(batch["image"]), vae.axis_name)
     image_keys, latent_keys = split_keys(keys)
     x = vae.likelihood.observe(image_keys, batch["image"])
-    label = label_of(vae, batch)
+    condition = condition_of(vae, batch)
+    if vae.dropout:
+        told = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
+        told = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - vae.dropout))(told)
+        condition = said(condition, told, vae.num_classes)
     beta = vae.beta * jnp.minimum(1.0, (state.step + 1) / max(vae.warmup_steps, 1))
 
     def loss_fn(variables: Any) -> tuple[Array, tuple[Metrics, Array]]:
-        mean, log_scale = vae.encoder.apply(variables["encoder"], x, label, train=True)
+        mean, log_scale = vae.encoder.apply(variables["encoder"], x, condition, train=True)
         noise = noise_of(latent_keys, vae.num_samples, mean.shape[-1])
         z = mean[None] + jnp.exp(log_scale)[None] * noise
-        log_px = log_likelihood(vae, variables["decoder"], x, z, label, train=True)
+        log_px = log_likelihood(vae, variables["decoder"], x, z, condition, train=True)
         kl = variational.kl_standard_normal(mean, log_scale)
         metrics = {"reconstruction": log_px.mean(), "kl": kl.sum(-1).mean()}
         metrics["elbo"] = metrics["reconstruction"] - metrics["kl"]
@@ -256,14 +269,21 @@ def latents(vae: VAE, rng: Array, batch: Batch) -> Array:
 
 
 def sample(
-    vae: VAE, state: State, rng: Array, batch: Batch, temperature: float | None = None
+    vae: VAE,
+    state: State,
+    rng: Array,
+    batch: Batch,
+    temperature: float | None = None,
+    guidance: float | None = None,
 ) -> Array:
     """Mean images of latents from the prior, one for each example of `batch`.
 
     Args:
       batch: `index` (B,) int32, which with `rng` settles each image, whatever the batch around it;
-        `label` (B,) if conditional, else labels are drawn evenly.
+        `label` (B,) if conditional on labels, else they are drawn evenly; or a text's fields.
       temperature: the prior's standard deviation; None: 1.
+      guidance: how far beyond its condition an image goes, away from the empty one (see
+        `models.condition_encoder`); None: 0, as trained.
 
     Returns:
       (B, H, W, C) float32 in [-1, 1].
@@ -272,20 +292,20 @@ def sample(
         keys = index_keys(jax.random.fold_in(rng, 1), batch["index"])
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, vae.num_classes))
         batch = {**batch, "label": draw(keys)}
+    if guidance is not None:
+        vae = dataclasses.replace(vae, decoder=condition_encoder.guided(vae.decoder, guidance))
     z = latents(vae, rng, batch)
     return decode(vae, state, z if temperature is None else temperature * z, batch)
 
 
 def preview(vae: VAE, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
     """Grids to watch: samples, a row a class, and training images beside their reconstructions."""
-    rows = min(vae.num_classes, 16) or 8
-    index = jnp.arange(rows * 8, dtype=jnp.int32)
-    samples = sample(vae, state, rng, {"index": index, "label": index // 8})
+    samples = sample(vae, state, rng, for_grid(batch, vae.num_classes))
     decoded = decode(vae, state, encode(vae, state, batch), batch)
     columns = min(4, len(decoded))
     pairs = jnp.stack([batch["image"], decoded], 1)[: len(decoded) // columns * columns]
     return {
-        "samples": samples.reshape(rows, 8, *samples.shape[1:]),
+        "samples": samples.reshape(-1, 8, *samples.shape[1:]),
         "reconstructions": pairs.reshape(-1, 2 * columns, *samples.shape[1:]),
     }
 

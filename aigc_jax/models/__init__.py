@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax import plugins
 from aigc_jax.errors import UserError, did_you_mean
+from aigc_jax.models import crf_generator
 
 
 def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
@@ -16,21 +17,31 @@ def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
 
     Args:
       config: `name` (a file of aigc_jax.models, or a dotted module of your own) and the module's
-        fields.
+        fields; a Generator's may have `crf`, see `crf_generator.around`.
       role: the class in that file.
       **common: what every network is offered (image_size, dtype, ...); it gets what it declares.
+        Generators of label maps are told of `segments` labels, and have as many channels.
 
     Raises:
       UserError: an unknown family or field.
     """
-    module = plugins.find(sys.modules[__name__], "model", config.name)
+    fields = {key: value for key, value in config.items() if key not in ("name", "lr")}
+    if role != "Generator":
+        return _module(config.name, role, fields, common)
+    crf = {key: fields.pop(key) for key in list(fields) if key.partition("_")[0] == "crf"}
+    if common.get("segments"):
+        common = common | {"channels": common["segments"]}
+    return crf_generator.around(_module(config.name, role, fields, common), crf, common)
+
+
+def _module(family: str, role: str, fields: dict[str, Any], common: dict[str, Any]) -> nn.Module:
+    module = plugins.find(sys.modules[__name__], "model", family)
     if not hasattr(module, role):
-        raise UserError(f"Model {config.name!r} has no {role}.")
+        raise UserError(f"Model {family!r} has no {role}.")
     cls = getattr(module, role)
     known = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
-    fields = {key: value for key, value in config.items() if key not in ("name", "lr")}
     for key in fields.keys() - known:
-        raise UserError(f"{role} {config.name!r} has no field {key!r}.{did_you_mean(key, known)}")
+        raise UserError(f"{role} {family!r} has no field {key!r}.{did_you_mean(key, known)}")
     return cls(**{key: value for key, value in common.items() if key in known} | fields)
 
 
@@ -39,5 +50,7 @@ def multiple(module: nn.Module) -> int:
 
     1 where its file has no `multiple(module)`.
     """
+    if isinstance(module, crf_generator.CRFGenerator):
+        module = module.generator
     say = getattr(sys.modules[type(module).__module__], "multiple", None)
     return say(module) if say else 1

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax.errors import UserError
-from aigc_jax.layers.condition import LabelConv, concat_label
+from aigc_jax.layers.condition import LabelConv, concat_label, for_each
 from aigc_jax.layers.conv import Conv, ConvTranspose
 from aigc_jax.layers.init import around_one, scaled_normal
 from aigc_jax.layers.norm import BatchNorm
@@ -77,15 +77,20 @@ class Discriminator(nn.Module):
     def __call__(
         self, x: Array, label: Array | None = None, *, train: bool, groups: int = 1
     ) -> Array:
-        """x (B, S, S, C) in [-1, 1], label (B,) int32 -> logits (B,) float32.
+        """x (B, S, S, C) in [-1, 1], label (kB / groups,) int32 -> logits (kB,) float32.
 
         The batch interleaves `groups` sub-batches (example i is of sub-batch i % groups), and
         batch norm takes the statistics of each: real and fake share one pass, not their moments.
+        They share their k labels too, and with each label they are a sub-batch of their own.
         """
         layers = _num_layers(self.image_size)
         conv = partial(Conv, use_bias=False, kernel_init=_normal, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, scale_init=around_one, dtype=self.dtype)
         first = partial(LabelConv, self.num_classes, kernel_init=_normal, dtype=self.dtype)
+        images = len(x)
+        if label is not None:
+            x, label = for_each(x, label, groups)
+        groups *= len(x) // images
         x = first(self.width, kernel_size=4, stride=2, padding=1)(x, label)
         x = nn.leaky_relu(x, 0.2)
         for i in range(1, layers):
