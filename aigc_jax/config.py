@@ -6,6 +6,7 @@ A config file defines `get_config(arg="")`, calls `default()`, sets what differs
 
 import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def default() -> ConfigDict:
             "task": "label",  # what is in a batch: a function of aigc_jax.data.tasks
             "data": {
                 # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE | pairs:DIR | mnistm[:SPLIT] |
-                # shapes[:N][,textured]
+                # shapes[:N][,textured][/SPLIT]
                 "source": "digits",
                 "a": "",  # sources of two unpaired domains, in place of `source`
                 "b": "",
@@ -92,6 +93,12 @@ def default() -> ConfigDict:
                 "warmup_steps": 0,
                 "hold": 0.0,  # share of the steps before a cosine or linear decay begins
             },
+            "conditioning": {  # how a condition is taught, by the methods gan and vae
+                "mismatch": 0.0,  # share of wrong conditions among D's fakes
+                "auxiliary": 0.0,  # weight of D's telling the condition, where it can
+                "dropout": 0.0,  # share of conditions that say nothing, for guidance
+            },
+            "penalty_every": 1,  # steps between a GAN's penalties, each then weighing as many
             "frozen": {},  # name -> workdir of networks that are used and not trained
             "on_nonfinite": "stop",  # stop | skip (keep the old state for that step)
             "log_every": 50,
@@ -145,6 +152,8 @@ def finish(config: ConfigDict, arg: str = "") -> ConfigDict:
     for name in ("generator", "discriminator"):
         if name in config and "lr" not in config[name]:
             config[name].lr = placeholder(float)  # a network's own; None: optimizer.lr
+    if "generator" in config and "crf" not in config.generator:
+        config.generator.crf = placeholder(str)  # None | mean_field | gaussian, on its output
     return config
 
 
@@ -158,6 +167,7 @@ def validate(config: ConfigDict) -> None:
     for field, count in (counts | {"eval.nll_samples": config.eval.nll_samples}).items():
         if count < 1:
             raise UserError(f"config.{field} is {count}: it must be at least 1.")
+    _check_taught(config)
     _one_of(config, "eval.best_mode", ("min", "max"))
     _one_of(config, "eval.precision", ("highest", "high", "default"))
     _one_of(config, "eval.direction", ("a2b", "b2a"))
@@ -173,6 +183,14 @@ def validate(config: ConfigDict) -> None:
                 f"config.{field} is {every}: it must be a multiple of "
                 f"steps_per_dispatch = {config.steps_per_dispatch} (0: never)."
             )
+
+
+def _check_taught(config: ConfigDict) -> None:
+    for name, value in config.get("conditioning", {}).items():
+        if not 0 <= value <= (1 if name != "auxiliary" else math.inf):
+            raise UserError(f"config.conditioning.{name} is {value}: it is out of range.")
+    if config.get("penalty_every", 1) < 1:
+        raise UserError(f"config.penalty_every is {config.penalty_every}: it must be at least 1.")
 
 
 def _check_crop(config: ConfigDict) -> None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from aigc_jax import config as configs
 from aigc_jax import networks
-from aigc_jax.data import configured
+from aigc_jax.data import configured, sources
 
 # Tasks whose batches hold a source's images, and those whose target is a source.
 _OF_IMAGES, _TO_IMAGES = ("generate", "label"), ("colorize", "unpaired", *configs.RESTORING)
@@ -41,17 +41,21 @@ def find(config: ConfigDict, workdir: Path, labelled: bool) -> tuple[ConfigDict,
     judge.data.swap, judge.eval.source = False, config.eval.source
     if config.task == "unpaired":
         labelled = _read_target(judge, config)
-    if not needs_labels:
+    if not needs_labels and _kind(config) == _kind(own):
         judge.task, judge.num_classes, judge.data.split = own.task, 0, own.data.split
     elif config.task in _TO_IMAGES:
         judge.task, judge.num_classes = "label", -1 if labelled else 0
     elif not config.num_classes and labelled and config.task in _OF_IMAGES:
         judge.task, judge.num_classes = "label", -1
-    can_read = judge.num_classes != 0 or not needs_labels
+    can_read = judge.num_classes != 0 if needs_labels else judge.task == own.task
     config.eval.extractor = str(workdir / _folder(config)) if can_read else ""
     devices = jax.device_count()
     judge.batch_size = math.ceil(judge.batch_size / devices) * devices
     return config, judge if can_read else None
+
+
+def _kind(config: ConfigDict) -> str:
+    return sources.parse(config.data.source)[0]
 
 
 def _folder(config: ConfigDict) -> str:

@@ -20,6 +20,8 @@ field                 shape, dtype       meaning
 ``wrong_text`` ...    as those above     a caption that is not true of the image
 ``segments``          (B, H, W) int32    a label for each pixel
 ``asked``             (B, 16) int32      what a caption of `data.shapes` says
+``scene``             (B, 3, 8) f32      the objects of its pictures
+``background``        (B,) int32         of them
 ====================  =================  ===========================================
 """
 

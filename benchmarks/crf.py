@@ -64,7 +64,7 @@ def map_maker(head: str):
             dcgan = Generator(SIZE, 9, told.shape[-1], width=16, name="generator")
             logits = 5 * dcgan(told, train=train) + noise
             if head == "convolutions":
-                more = nn.relu(Conv(24, 3, name="first")(logits))
+                more = nn.relu(Conv(24, 3, name="first")(logits / 5))
                 zeros = nn.initializers.zeros
                 logits += Conv(9, 3, kernel_init=zeros, name="second")(more)
             if not head.startswith("mean field"):
@@ -131,7 +131,7 @@ def label_maps(options: argparse.Namespace) -> None:
     quiet = np.zeros((1, SIZE, SIZE, 9), np.float32)
     noise = np.random.default_rng(0).normal(0, NOISE, (options.held_out, SIZE, SIZE, 9))
     table, shown = [], {"truth": held["test"][1]}
-    for head in HEADS:
+    for head in options.heads:
         model, started = map_maker(head), time.process_time()
         variables = jax.jit(model.init, static_argnames="train")(
             jax.random.key(0), batches[0][0], quiet, train=False
@@ -252,6 +252,7 @@ def picture(options: argparse.Namespace, part: str, rows: dict[str, np.ndarray])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["maps", "images"], help="maps, images or both")
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=HEADS, help="of maps")
     parser.add_argument("--steps", type=int, default=1200, help="of maps; images take half")
     parser.add_argument("--held-out", type=int, default=500, help="scenes that are scored")
     parser.add_argument("--threads", type=int, default=1, help="cores")

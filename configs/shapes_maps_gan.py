@@ -32,7 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "latent_dim": 64,
             "norm": "batch",
             "condition": "concat,film,attention",
-            "crf": "mean_field",  # None | mean_field | gaussian (of images)
+            "crf": "mean_field",  # "": none
+            "crf_window": 7,
             "crf_iterations": 3,
         }
     )

@@ -364,7 +364,7 @@ MISTAKES = {
     "too few": ("evaluate --fake={gan} --extractor={judge} --num=1", ["--num 1", "at least 2"]),
     "truncation": ("sample --workdir={gan} --out={x.png} --truncation=0", ["above 0"]),
     "temperature": ("sample --workdir={gan} --out={x.png} --temperature=-1", ["-1.0", "above 0"]),
-    "no number": ("sample --workdir={gan} --out={x.png} --guidance=nan", ["nan", "at least 0"]),
+    "no number": ("sample --workdir={gan} --out={x.png} --guidance=nan", ["nan", "at least -1"]),
     "top_k": ("sample --workdir={gan} --out={x.png} --top_k=-1", ["--top_k -1", "at least 0"]),
     "a knob of others": (
         "sample --workdir={hollow} --out={x.png} --top_k=3",  # told before a checkpoint is read

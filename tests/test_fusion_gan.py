@@ -92,7 +92,7 @@ def test_up_is_torchs(double):
     second, skip = (params[f"Conv_{i}"] for i in ((0, 1) if double else (1, 2)))
     y = conv(first, twice(film(params["Film_0"], images(x))), padding=1)
     y = conv(second, film(params["Film_1"], y), padding=1)
-    expected = y + twice(conv(skip, images(x)))
+    expected = (y + twice(conv(skip, images(x)))) * 2**-0.5
     found = jax.jit(block.apply)({"params": params}, x, vector)
     np.testing.assert_allclose(found, expected.permute(0, 2, 3, 1), atol=1e-4)
 
@@ -267,7 +267,7 @@ def test_auxiliary_classes_are_told_of_the_image_alone():
 def test_auxiliary_texts_are_unit_vectors():
     """Of every image, and of each of its two texts."""
     text = jax.tree.map(lambda x: np.concatenate([x, x]), CONDITIONS["tokens"])
-    module, x = discriminator("auxiliary"), normal(4, 8, 8, 3)
+    module, x = discriminator("concat,auxiliary"), normal(4, 8, 8, 3)
     variables = scattered(module, x, text, train=False)
     run = functools.partial(module.apply, train=False, groups=2, mutable=["auxiliary"])
     _, sown = jax.jit(run)(variables, x, text)
@@ -320,3 +320,37 @@ def test_discriminator_names_what_is_wrong(kind):
     line = r"config\.discriminator\.condition holds 'film'"
     with pytest.raises(UserError, match=line):
         jax.eval_shape(init, normal(2, 8, 8, 3), CONDITIONS[kind])
+
+
+# ---- strided blocks: DCGAN's ----
+
+
+@pytest.mark.parametrize("kind", ["tokens", "labels"])
+def test_strided_blocks(kind):
+    """DCGAN's layers: transposed and strided 4x4 convolutions between batch norms."""
+    condition = CONDITIONS[kind]
+    fields = NETWORK | dict(image_size=16, patch=1, blocks="strided")
+    generator = Generator(**fields, latent_dim=6, norm="batch", condition="concat,film,attention")
+    z = normal(2, 6)
+    variables = generator.init(jax.random.key(0), z, condition, train=False)
+    kernels = [x for x in jax.tree.leaves(variables["params"]) if x.ndim == 4]
+    assert {x.shape[:2] for x in kernels} == {(4, 4)} and len(kernels) == 2
+    images, changed = generator.apply(variables, z, condition, train=True, mutable=["batch_stats"])
+    assert images.shape == (2, 16, 16, 3) and changed["batch_stats"]
+    judge = Discriminator(**fields, condition="concat")
+    variables = judge.init(jax.random.key(1), images, condition, train=False)
+    logits, changed = judge.apply(variables, images, condition, train=True, mutable=["batch_stats"])
+    assert logits.shape == (2,) and changed["batch_stats"]
+
+
+def test_unknown_blocks():
+    generator = Generator(**NETWORK | dict(image_size=16, patch=2), blocks="stridden")
+    with pytest.raises(UserError, match="Did you mean 'strided'"):
+        generator.init(jax.random.key(0), normal(2, 100), CONDITIONS["labels"], train=False)
+
+
+def test_wrong_conditions_need_a_way_into_the_logits():
+    judge = Discriminator(**NETWORK | dict(image_size=16, patch=2), condition="auxiliary")
+    label = jnp.concatenate([CONDITIONS["labels"]] * 2)
+    with pytest.raises(UserError, match="logits don't depend on the condition"):
+        judge.init(jax.random.key(0), normal(2, 16, 16, 3), label, train=False)

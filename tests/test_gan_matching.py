@@ -64,17 +64,14 @@ def make(tells=True, **fields):
 
 
 def make_fusion(axis_name=None, **fields):
-    network = dict(image_size=8, width=4, vocabulary=WORDS, text_width=8, text_depth=1)
+    """With the networks of the shipped config."""
+    network = dict(image_size=8, width=4, vocabulary=WORDS, text_width=8, text_depth=0)
+    spread = dict(latent_dim=6, norm="batch", axis_name=axis_name)
     return dataclasses.replace(
-        make(axis_name=axis_name, **fields),
-        generator=fusion_gan.Generator(
-            **network, latent_dim=6, norm="batch", condition="concat,film,attention",
-            axis_name=axis_name,
-        ),
-        discriminator=fusion_gan.Discriminator(
-            **network, condition="concat,projection,attention,auxiliary"
-        ),
-    )  # fmt: skip
+        make(axis_name=axis_name, g_tx=optax.sgd(0.02), d_tx=optax.sgd(0.02), **fields),
+        generator=fusion_gan.Generator(**network, **spread),
+        discriminator=fusion_gan.Discriminator(**network, condition="concat,auxiliary"),
+    )
 
 
 def texts(n, seed):
@@ -123,7 +120,7 @@ def started(static, batch):
         rest = {
             k: jax.tree_util.tree_map_with_path(fill, x) for k, x in shapes.items() if k != "params"
         }
-        return {**rest, "params": drawn(shapes["params"], 0.3)}
+        return {**rest, "params": drawn(shapes["params"], 0.2)}
 
     return state.replace(
         step=jnp.zeros((), jnp.int32), g=variables(state.g), d=variables(state.d),

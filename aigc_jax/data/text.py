@@ -31,8 +31,11 @@ def reader(
     """
     if section["encoder"] != "transformer":
         return Embedder.of(section)
-    if section["tokenizer"] or captions is None:
+    tokens.check_length(section["length"])
+    if section["tokenizer"]:
         return load(section, "")
+    if captions is None:
+        raise UserError("The run kept no tokenizer: it can't read a text.")
     return train(captions(), section["length"])
 
 
@@ -49,4 +52,8 @@ def load(section: Mapping[str, Any], workdir: str | Path) -> Reader:
     path = Path(section["tokenizer"] or Path(workdir, tokens.FILE)).expanduser()
     if not path.is_file():
         raise UserError(f"no tokenizer {str(path)!r}: training writes one into its workdir")
-    return Reader(tokens.saved(path), section["length"])
+    tokenizer = tokens.saved(path)
+    if [tokenizer.token_to_id(token) for token in tokens.SPECIAL] != [0, 1, 2, 3]:
+        first = ", ".join(tokens.SPECIAL)
+        raise UserError(f"{path} numbers its tokens otherwise: the first four must be {first}")
+    return Reader(tokenizer, section["length"])

@@ -106,8 +106,7 @@ def train(captions: Iterable[str], length: int) -> Reader:
     Raises:
       UserError: no words; a length below 3.
     """
-    if length < 3:
-        raise UserError(f"config.data.text.length is {length}: a caption takes 3 tokens or more.")
+    check_length(length)
     captions = [string(c) for c in itertools.islice(captions, _MOST_CAPTIONS)]
     tokenizer = _words(captions)
     if tokenizer.get_vocab_size() == len(SPECIAL):
@@ -252,3 +251,9 @@ def _between(tokenizer: Any, begin: str, end: str, folder: Path) -> Any:
         single=f"{begin} $A {end}", special_tokens=ids
     )
     return tokenizer
+
+
+def check_length(length: int) -> None:
+    """UserError for fewer tokens than a caption takes."""
+    if length < 3:
+        raise UserError(f"config.data.text.length is {length}: a caption takes 3 tokens or more.")

@@ -208,6 +208,7 @@ def concat_label(x: Array, label: Array | None, num_classes: int) -> Array:
     Returns:
       (B, ..., C + num_classes), of x's dtype.
     """
+    check_label(label)
     if not num_classes:
         return x
     one_hot = _one_hot(label, num_classes, x.dtype)
@@ -237,6 +238,7 @@ class LabelConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
         """x (B, H, W, C), label (B,) int32 in [0, num_classes) -> (B, h, w, features)."""
+        check_label(label)
         channels, k = x.shape[-1], self.kernel_size
         shape = (k, k, channels + self.num_classes, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
@@ -250,6 +252,12 @@ class LabelConv(nn.Module):
         maps = maps.reshape(-1, self.num_classes, self.features).swapaxes(0, 1)
         one_hot = _one_hot(label, self.num_classes, x.dtype)
         return y + (one_hot @ maps.reshape(self.num_classes, -1)).reshape(y.shape)
+
+
+def check_label(condition: Condition) -> None:
+    """UserError for a text, of a network that reads labels."""
+    if isinstance(condition, Text):
+        raise UserError("This network reads labels, not texts: take fusion_gan or fusion_vae.")
 
 
 def _one_hot(label: Array | None, num_classes: int, dtype: jnp.dtype) -> Array:

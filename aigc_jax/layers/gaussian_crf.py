@@ -1,4 +1,4 @@
-"""A Gaussian conditional random field over images (Chandra & Kokkinos 2016), solved exactly."""
+"""A Gaussian conditional random field over images (Chandra & Kokkinos 2016)."""
 
 from collections.abc import Callable
 

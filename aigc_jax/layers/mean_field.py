@@ -51,12 +51,13 @@ class MeanFieldCRF(nn.Module):
     learned, and a condition is added to logits, weights and c by a linear map, at first zero.
 
     From Q = softmax(u) all pixels are updated at once: Q_i = softmax(u_i - sum_j k_ij c Q_j). With
-    a Potts c each update lowers the variational free energy if w_1 / min n_1 + w_2 / min n_2 <= 2,
-    whatever the guide: an update minimises -H(Q) plus the pairwise term's tangent, so it gains the
-    divergence of old from new, at least |dQ|^2, and the term lies above its tangent by no more
-    than half of |dQ|^2 times minus the least eigenvalue of k. (That holds for `window=None`;
-    cutting a Gaussian off at the window adds a little to that eigenvalue.) Where the couplings are
-    stronger, or where labels repel, updates may go back and forth.
+    a Potts c each update lowers the variational free energy if w_1 / min n_1 + w_2 / min n_2 <= 2
+    (whatever the guide if w_1 + w_2 <= 2, as n >= 1; the defaults are above that): an update
+    minimises -H(Q) plus the pairwise term's tangent, so it gains the divergence of old from new, at
+    least |dQ|^2, and the term lies above its tangent by no more than half of |dQ|^2 times minus the
+    least eigenvalue of k. (That holds for `window=None`; cutting a Gaussian off at the window adds
+    a little to that eigenvalue.) Where the couplings are stronger, or where labels repel, updates
+    may go back and forth.
 
     Attributes:
       window: odd side in pixels of the neighbourhood (ConvCRF's, Teichmann & Cipolla 2018); None:

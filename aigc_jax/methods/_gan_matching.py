@@ -29,10 +29,10 @@ class Told(NamedTuple):
 def told(gan: Any, batch: Batch, rows: slice, keys: Array) -> Told:
     """Of the examples `rows` of a batch, by keys (B,)."""
     condition, wrong = part(of_batch(batch, gan.num_classes), rows), None
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)  # used elsewhere as they are
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - gan.dropout))(keys)
+    apart = jax.vmap(jax.random.fold_in, (0, None))  # they are used elsewhere as they are
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - gan.dropout))(apart(keys, 2))
     if condition is not None and gan.mismatch:
-        wrong = _wrong(condition, batch, rows, keys, gan.num_classes, gan.axis_name)
+        wrong = _wrong(condition, batch, rows, apart(keys, 3), gan.num_classes, gan.axis_name)
     if gan.dropout:
         condition = said(condition, keep, gan.num_classes)
     return Told(condition, wrong, keep)
@@ -70,7 +70,8 @@ def auxiliary_loss(sown: Any, condition: Condition, keep: Array, axis_name: str 
     """How badly what a discriminator sows tells the conditions of its images.
 
     Classes by cross-entropy (Odena et al. 2017, section 3), texts by `contrastive.matching` among
-    those of all images, wrong ones included.
+    those of all images, wrong ones included (of rolled ones each own text stands there twice: the
+    loss is then at least log 2).
 
     Args:
       sown: its collection `auxiliary`, of B images, or of B pairs of a real image and a fake one,

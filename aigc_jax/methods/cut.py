@@ -123,7 +123,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
     if not hasattr(generator, "with_features"):
         raise UserError(
             f"CUT looks into its generator, and {config.generator.name!r} doesn't let it: take "
-            "resnet_translator."
+            "resnet_translator, without a crf."
         )
     return CUT(
         generator=generator,

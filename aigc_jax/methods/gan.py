@@ -112,7 +112,6 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
     """The static half that a config describes. UserError for names that don't exist."""
     palette = tuple(tuple(colour) for colour in config.get("palette", ()))
     taught = config.get("conditioning", {})
-    _check(taught)
     common = dict(
         image_size=config.image_size,
         channels=config.channels,
@@ -144,12 +143,6 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
         ema_ramp_up=config.ema.ramp_up,
         axis_name=axis_name,
     )
-
-
-def _check(taught: ConfigDict) -> None:
-    for name, value in taught.items():
-        if not 0 <= value <= (1 if name != "auxiliary" else float("inf")):
-            raise UserError(f"config.conditioning.{name} is {value}: it is out of range.")
 
 
 def init_state(gan: GAN, rng: Array, batch: Batch, frozen: Any = None) -> State:
@@ -250,14 +243,16 @@ def sample(
       truncation: latents are normal but within +-truncation (Brock et al. 2019, section 3.1);
         None: not truncated.
       guidance: how far beyond its condition an image goes, away from the empty one (see
-        `models.condition_encoder`); None: 0, as trained. -1: it isn't told the condition.
+        `models.condition_encoder`); None: 0, as trained. -1: it isn't told the
+        condition (a random field on the output still is).
 
     Returns:
       (B, H, W, C) float32 in [-1, 1]; with a palette its colours.
     """
     if gan.num_classes and "label" not in batch:
         batch = {**batch, "label": _drawn_labels(gan, index_keys(rng, batch["index"]))}
-    if guidance is not None:
+    if guidance:
+        condition_encoder.check_guidance(gan.dropout)
         gan = dataclasses.replace(gan, generator=condition_encoder.guided(gan.generator, guidance))
     return _picture(gan, _decode(gan, state, latents(gan, rng, batch, truncation), batch))
 
@@ -313,6 +308,11 @@ def _real(gan: GAN, batch: Batch, rows: slice) -> Array:
     """The images, or their label maps with a channel for each label, 1 or -1."""
     if not gan.palette:
         return batch["image"][rows]
+    if "segments" not in batch:
+        raise UserError(
+            "config.palette is of label maps, which this task has not: take segments or "
+            "text_segments, or leave it out."
+        )
     return 2 * jax.nn.one_hot(batch["segments"][rows], len(gan.palette)) - 1
 
 

@@ -133,7 +133,6 @@ def defaults() -> ConfigDict:
             "beta": 1.0,  # weight of the KL
             "kl_warmup_steps": 0,  # over which it grows from 0
             "free_bits": 0.0,  # nats that each latent unit pays at least
-            "dropout": 0.0,  # share of the conditions that say nothing, for guidance
         }
     )
 
@@ -163,7 +162,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> VAE:
         beta=config.beta,
         warmup_steps=config.kl_warmup_steps,
         free_bits=config.free_bits,
-        dropout=config.get("dropout", 0.0),
+        dropout=config.get("conditioning", {}).get("dropout", 0.0),
         nll_samples=config.eval.nll_samples,
         ema_half_life=config.ema.half_life,
         ema_ramp_up=config.ema.ramp_up,
@@ -292,7 +291,8 @@ def sample(
         keys = index_keys(jax.random.fold_in(rng, 1), batch["index"])
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, vae.num_classes))
         batch = {**batch, "label": draw(keys)}
-    if guidance is not None:
+    if guidance:
+        condition_encoder.check_guidance(vae.dropout)
         vae = dataclasses.replace(vae, decoder=condition_encoder.guided(vae.decoder, guidance))
     z = latents(vae, rng, batch)
     return decode(vae, state, z if temperature is None else temperature * z, batch)

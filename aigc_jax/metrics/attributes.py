@@ -72,7 +72,7 @@ def shares(readings: np.ndarray, asked: np.ndarray) -> dict[str, float]:
     right, said = {name: 0.0 for name in NAMES}, {name: 0.0 for name in NAMES}
     for start in range(0, len(asked), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        a, b = _judged(Reading.unpacked(jnp.asarray(readings[rows])), jnp.asarray(asked[rows]))
+        a, b = judge(Reading.unpacked(jnp.asarray(readings[rows])), jnp.asarray(asked[rows]))
         for name in NAMES:
             right[name] += float((a[name] * b[name]).sum())
             said[name] += float(b[name].sum())
@@ -88,9 +88,6 @@ def judge(reading: Reading, asked: Array) -> tuple[Mapping[str, Array], Mapping[
     asked, no more; `all`: everything asked is right, the count too.
     """
     return jax.vmap(_judge)(reading, asked)
-
-
-_judged = jax.jit(judge)
 
 
 @jax.jit

@@ -46,11 +46,14 @@ class ConditionEncoder(nn.Module):
         encoded = encode(condition)
         if not guidance:
             return encoded
-        empty = encode(nothing(condition, self.num_classes)).vector
-        vector = encoded.vector + guidance * (encoded.vector - empty)
+        empty = encode(nothing(condition, self.num_classes))
+        vector = encoded.vector + guidance * (encoded.vector - empty.vector)
         if encoded.features is None:
             return Encoded(vector)
-        features = encoded.features + guidance * (encoded.features - empty[:, None])
+        # The empty text's tokens are all alike; of an encoder that is trained their mean.
+        frozen = isinstance(condition, Text) and condition.sentence is not None
+        token = empty.features[:, :1] if frozen else empty.vector[:, None]
+        features = encoded.features + guidance * (encoded.features - token)
         return Encoded(vector, features, encoded.mask)
 
     def _of_labels(self) -> Callable[[Condition], Encoded]:
@@ -83,6 +86,15 @@ class ConditionEncoder(nn.Module):
             return Encoded(vector, features, text.mask)
 
         return encode
+
+
+def check_guidance(dropout: float) -> None:
+    """UserError for networks that have not learned what it is to be told nothing."""
+    if not dropout:
+        raise UserError(
+            "--guidance goes away from what is made of no condition, which this run has not seen: "
+            "train with config.conditioning.dropout, e.g. 0.1."
+        )
 
 
 def guided(network: nn.Module, guidance: float) -> nn.Module:

@@ -114,14 +114,14 @@ def around(generator: nn.Module, config: dict[str, Any], common: dict[str, Any])
         hint = did_you_mean(f"crf_{key}", [f"crf_{name}" for name in known])
         raise UserError(f"config.generator has no field 'crf_{key}'.{hint}")
     kind = config.get("crf")
-    if kind is None:
+    if kind in (None, "", "None"):  # as flags write it
         return generator
     if kind not in KINDS:
         raise UserError(f"config.generator.crf is {kind!r}.{did_you_mean(str(kind), KINDS)}")
     if kind == "mean_field" and not common.get("segments"):
         raise UserError(
-            "config.generator.crf = 'mean_field' is for label maps (the task segments); for images "
-            "there is 'gaussian'."
+            "config.generator.crf = 'mean_field' is for label maps (the task segments, with a "
+            "config.palette); for images there is 'gaussian'."
         )
     offered = {key: value for key, value in common.items() if key in known}
     return CRFGenerator(generator, kind, **offered | options)

@@ -45,10 +45,12 @@ def doublings(image_size: int, patch: int) -> int:
 
 def is_strided(network: nn.Module) -> bool:
     """Whether its `blocks` are "strided" and not "residual". UserError: neither."""
-    if network.blocks not in ("residual", "strided"):
-        hint = did_you_mean(network.blocks, ("residual", "strided"))
-        raise UserError(f"A network's blocks are {network.blocks!r}.{hint}")
-    return network.blocks == "strided"
+    blocks = getattr(network, "blocks", "residual")
+    if blocks not in ("residual", "strided"):
+        raise UserError(
+            f"A network's blocks are {blocks!r}.{did_you_mean(blocks, ('residual', 'strided'))}"
+        )
+    return blocks == "strided"
 
 
 def encoder(network: nn.Module) -> ConditionEncoder:
@@ -65,7 +67,8 @@ def encoder(network: nn.Module) -> ConditionEncoder:
 
 def _alike(count: int, key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """A kernel that makes the pixels of a patch alike at first, without a pattern (Aitken 2017)."""
-    one = nn.initializers.lecun_normal()(key, (*shape[:-1], shape[-1] // count), dtype)
+    small = nn.initializers.variance_scaling(0.1, "fan_in", "normal")
+    one = small(key, (*shape[:-1], shape[-1] // count), dtype)
     return jnp.tile(one, count)
 
 
@@ -93,7 +96,7 @@ class Up(nn.Module):
             x = conv(self.features, 1, use_bias=False)(x)
         if self.double:
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return x + y
+        return (x + y) * 2**-0.5
 
 
 class Synthesis(nn.Module):
@@ -105,10 +108,8 @@ class Synthesis(nn.Module):
     image_size: int
     channels: int
     width: int
-    blocks: str
     patch: int
     hidden: int
-    norm: str
     condition: str
     num_classes: int
     vocabulary: int
@@ -116,7 +117,9 @@ class Synthesis(nn.Module):
     text_depth: int
     guidance: float
     dtype: jnp.dtype
-    axis_name: str | None
+    blocks: str = "residual"
+    norm: str = "none"
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, condition: Condition, train: bool) -> Array:
@@ -221,8 +224,7 @@ def analysis(network: nn.Module, x: Array, train: bool, groups: int = 1) -> Arra
 
 def synthesis(network: nn.Module, channels: int) -> Synthesis:
     """That of a network which has the fields that `Synthesis` has."""
-    names = [field.name for field in dataclasses.fields(Synthesis)]
-    fields = {
-        name: getattr(network, name) for name in names if name not in ("parent", "name", "channels")
-    }
+    names = {field.name for field in dataclasses.fields(Synthesis)}
+    names -= {"parent", "name", "channels"}
+    fields = {name: getattr(network, name) for name in names if hasattr(network, name)}
     return Synthesis(**fields, channels=channels, name="synthesis")

@@ -25,12 +25,14 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
+from aigc_jax.errors import UserError
 from aigc_jax.layers.condition import Condition, CrossAttention, Encoded, Projection, Text, for_each
 from aigc_jax.layers.conv import Conv
 from aigc_jax.models.fusion_blocks import analysis, encoder, he, leaky, synthesis, ways
 from aigc_jax.types import Array
 
-_WAYS = ("concat", "projection", "attention", "auxiliary")
+_IN_LOGITS = ("concat", "projection", "attention")
+_WAYS = (*_IN_LOGITS, "auxiliary")
 
 
 class Generator(nn.Module):
@@ -110,6 +112,12 @@ class Discriminator(nn.Module):
         encoded = encoder(self)(condition)
         if "auxiliary" in told:
             self._auxiliary(x, condition, encoded)
+        if len(encoded.vector) * groups > len(x) and not {*told} & {*_IN_LOGITS}:
+            raise UserError(
+                "config.conditioning.mismatch is above 0, and the discriminator's logits don't "
+                f"depend on the condition: add one of {', '.join(_IN_LOGITS)} to "
+                "config.discriminator.condition."
+            )
         x, encoded = for_each(x, encoded, groups)
         if "attention" in told:
             x = CrossAttention(dtype=self.dtype)(x, encoded)

@@ -22,7 +22,6 @@ class Encoder(nn.Module):
     image_size: int = 32
     latent_dim: int = 64
     width: int = 32
-    blocks: str = "residual"
     patch: int = 1
     hidden: int = 256
     num_classes: int = 0
@@ -30,7 +29,6 @@ class Encoder(nn.Module):
     text_width: int = 128
     text_depth: int = 2
     dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -58,10 +56,8 @@ class Decoder(nn.Module):
     outputs: int = 3
     latent_dim: int = 64
     width: int = 32
-    blocks: str = "residual"
     patch: int = 1
     hidden: int = 0
-    norm: str = "none"
     condition: str = "concat,film"
     num_classes: int = 0
     vocabulary: int = 0
@@ -69,7 +65,6 @@ class Decoder(nn.Module):
     text_depth: int = 2
     guidance: float = 0.0
     dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, z: Array, condition: Condition = None, *, train: bool) -> Array:
