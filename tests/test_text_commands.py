@@ -16,14 +16,10 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 TINY = {
     "generator.width": 4,
-    "generator.patch": 4,
     "generator.latent_dim": 8,
     "generator.text_width": 8,
-    "generator.text_depth": 1,
     "discriminator.width": 4,
-    "discriminator.patch": 4,
     "discriminator.text_width": 8,
-    "discriminator.text_depth": 1,
     "optimizer.schedule": "constant",
     "steps_per_dispatch": 1,
     "num_train_steps": 4,
@@ -211,11 +207,11 @@ def test_commands_that_tell_no_text(run, tmp_path, capsys):
         ({"data.text.encoder": "clip"}, "config.data.text.weights is empty"),
         ({"data.text.length": 2}, "config.data.text.length is 2"),
         ({"data.text.tokenizer": "nowhere.json"}, "no tokenizer 'nowhere.json'"),
-        ({"data.source": "digits", "generator.patch": 2}, "needs captions and this source"),
+        ({"data.source": "digits"}, "needs captions and this source"),
         ({"discriminator.condition": "concat"}, "config.conditioning.auxiliary is above 0"),
         ({"conditioning.mismatch": 2.0}, "config.conditioning.mismatch is 2.0"),
         ({"generator.condition": "flim"}, "config.generator.condition holds 'flim'"),
-        ({"generator.patch": 3}, "can't make images of size 32 in patches of 3"),
+        ({"image_size": 48}, "can't make images of size 48"),
     ],
 )  # fmt: skip
 def test_mistakes_of_train(fields, line, tmp_path, capsys, monkeypatch):

@@ -127,7 +127,11 @@ def _channels(data: sources.Dataset) -> int:
 
 def reads_captions(config: ConfigDict) -> bool:
     """Whether a batch holds captions, of which images are made."""
-    return "reader" in inspect.signature(tasks.find(config.task)).parameters
+    try:
+        task = tasks.find(config.task)
+    except UserError:  # a user's own, which isn't here where a run is only used
+        return False
+    return "reader" in inspect.signature(task).parameters
 
 
 def _reader(

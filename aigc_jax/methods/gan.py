@@ -252,8 +252,8 @@ def sample(
     if gan.num_classes and "label" not in batch:
         batch = {**batch, "label": _drawn_labels(gan, index_keys(rng, batch["index"]))}
     if guidance:
-        condition_encoder.check_guidance(gan.dropout)
         gan = dataclasses.replace(gan, generator=condition_encoder.guided(gan.generator, guidance))
+        condition_encoder.check_guidance(gan.dropout)
     return _picture(gan, _decode(gan, state, latents(gan, rng, batch, truncation), batch))
 
 

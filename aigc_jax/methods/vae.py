@@ -292,8 +292,8 @@ def sample(
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, vae.num_classes))
         batch = {**batch, "label": draw(keys)}
     if guidance:
-        condition_encoder.check_guidance(vae.dropout)
         vae = dataclasses.replace(vae, decoder=condition_encoder.guided(vae.decoder, guidance))
+        condition_encoder.check_guidance(vae.dropout)
     z = latents(vae, rng, batch)
     return decode(vae, state, z if temperature is None else temperature * z, batch)
 
