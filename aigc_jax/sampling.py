@@ -222,21 +222,26 @@ def class_labels(config: ConfigDict, n: int, label: int | None = None) -> np.nda
     return np.full(n, label, np.int32)
 
 
+def check_texts(config: ConfigDict, texts: Sequence[str]) -> None:
+    """UserError for a text for a run that reads none, or none for one that does."""
+    reads = configured.reads_captions(config)
+    if texts and not reads:
+        raise UserError(f"The run reads no texts: leave out --text {texts[0]!r}.")
+    if reads and not texts:
+        raise UserError('The run draws what a text says: give --text "...".')
+
+
 def text_fields(config: ConfigDict, n: int, texts: Sequence[str]) -> dict[str, np.ndarray]:
     """A batch's fields (n, ...) of texts in turn; {} for a run that reads none.
 
     Words that the run has never seen are told as a warning.
 
     Raises:
-      UserError: a text for a run that reads none, or none for one that does; one that is empty or
-        too long.
+      UserError: see `check_texts`; a text that is empty or too long.
     """
-    if not configured.reads_captions(config):
-        if texts:
-            raise UserError(f"The run reads no texts: leave out --text {texts[0]!r}.")
-        return {}
+    check_texts(config, texts)
     if not texts:
-        raise UserError('The run draws what a text says: give --text "...".')
+        return {}
     reader = readers.reader(config.data.text)
     for each in texts:
         reader.check(each)

@@ -312,6 +312,15 @@ def test_huge_logits_and_guides_are_safe():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(values))
 
 
+@pytest.mark.parametrize("crf", [MeanFieldCRF(3), MeanFieldCRF(None), GaussianCRF()])
+def test_programs_gather_nothing(crf):
+    args = inputs()
+    variables = jax.eval_shape(crf.init, RNG, *args)
+    grad = jax.grad(lambda *args: crf.apply(*args).sum(), (0, 1, 2, 3))
+    program = jax.jit(grad).lower(variables, *args).as_text()
+    assert "gather" not in program and "scatter" not in program
+
+
 @pytest.mark.parametrize("fields, said", [({"window": 4}, "not 4"), ({"iterations": 0}, "of 0")])
 def test_wrong_fields(fields, said):
     unary, guide, _ = inputs()

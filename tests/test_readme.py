@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -20,5 +21,7 @@ def test_example_runs(block):
     if "images" in scope:
         assert scope["images"].shape == (8, 32, 32, 3)
         assert scope["state"].step == 2
+    elif "probabilities" in scope:
+        np.testing.assert_allclose(scope["probabilities"].sum(-1), 1, atol=1e-5)
     else:
         assert scope["clean"].std() < 0.5 * scope["noisy"].std()

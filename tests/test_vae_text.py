@@ -70,12 +70,12 @@ def others(batch):
     return batch | {name: x[::-1].copy() for name, x in batch.items() if name.startswith("text")}
 
 
-def started(vae, batch):
+def started(vae, batch, scale=0.3):
     """A first state whose every parameter is away from its first value."""
     state = jax.eval_shape(functools.partial(method.init_state, vae), RNG, batch)
     leaves, tree = jax.tree.flatten(state.variables)
     rng = np.random.default_rng(0)
-    drawn = [0.3 * rng.normal(size=x.shape).astype(x.dtype) for x in leaves]
+    drawn = [scale * rng.normal(size=x.shape).astype(x.dtype) for x in leaves]
     variables = jax.tree.unflatten(tree, drawn)
     ema = variables if vae.ema_half_life else None
     return method.State(jnp.zeros((), jnp.int32), variables, vae.tx.init(variables), ema)
@@ -132,7 +132,7 @@ def make_fusion(axis_name=None):
         image_size=8, latent_dim=LATENT, width=4, vocabulary=WORDS, text_width=8, text_depth=0
     )
     return dataclasses.replace(
-        make(),
+        make(tx=optax.sgd(1e-4)),
         encoder=fusion_vae.Encoder(**network, hidden=8),
         decoder=fusion_vae.Decoder(**network, outputs=law.outputs, condition="film"),
         axis_name=axis_name,
@@ -143,7 +143,7 @@ def make_fusion(axis_name=None):
 def trained(mode, devices):
     """The state and metrics after two steps on 16 images each."""
     layout = parallel.layout(mode, jax.devices()[:devices])
-    state = started(make_fusion(), make_batch(16, size=8))
+    state = started(make_fusion(), make_batch(16, size=8), scale=0.1)
     step = functools.partial(method.train_step, make_fusion(layout.axis_name))
     run = layout.compile(step, state)
     state = layout.place_state(state)

@@ -41,6 +41,7 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     config = configs.of_run(args.workdir)
     sampling.check_draws(methods.load(config.method), knobs)
     sampling.class_labels(config, 1, args.label)
+    sampling.check_texts(config, args.text)
     run = runs.load(args.workdir, args.step)
     asked = {"label": args.label, "text": args.text}
     images, labels = sampling.generate(run, args.n, seed=args.seed, **asked, **knobs)

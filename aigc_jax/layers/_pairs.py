@@ -47,15 +47,21 @@ def pair_sums(weights: Array, x: Array) -> Array:
     Returns:
       (B, H, K, W).
     """
-    _, height, _, width = x.shape
+    size, height, labels, width = x.shape
     r = weights.shape[2] - height
-    framed = _framed(x, r, r)
-    total = 0.0
-    for weight, (y, z) in zip(weights, half_window(2 * r + 1), strict=True):
-        for top, left, down, right in ((r, r, y, z), (r - y, r - z, -y, -z)):
-            there = weight[:, top : top + height, None, left : left + width]
-            down, right = r + down, r + right
-            total += there * framed[:, down : down + height, :, right : right + width]
+    framed, total = _framed(x, r, r), 0.0
+
+    def of_pairs(s: int, top: int, left: int) -> Array:
+        start = s, 0, r + top, r + left
+        end = s + 1, weights.shape[1], start[2] + height, start[3] + width
+        return lax.slice(weights, start, end).reshape(-1, height, 1, width)
+
+    def others(down: int, right: int) -> Array:
+        start = 0, r + down, 0, r + right
+        return lax.slice(framed, start, (size, start[1] + height, labels, start[3] + width))
+
+    for s, (y, z) in enumerate(half_window(2 * r + 1)):
+        total += of_pairs(s, 0, 0) * others(y, z) + of_pairs(s, -y, -z) * others(-y, -z)
     return total
 
 
@@ -99,22 +105,24 @@ pair_distances.defvjp(lambda x, w: (pair_distances(x, w), x), _distances_backwar
 def _for_pairs(function: Callable, arrays: tuple[Array, ...], window: int) -> Array:
     """The sum over K of function(x_i, x_j, y_i, y_j, ...), a shift at a time."""
     size, height, labels, width = arrays[0].shape
-    r = window // 2
+    r, count = window // 2, window**2 // 2
     framed = [_framed(x, r, 2 * r) for x in arrays]
 
     def plane(x: Array, k: int, y: Array | int, z: Array | int) -> Array:
         return lax.dynamic_slice(x, (0, y, k, r + z), (size, height + r, 1, width + 2 * r))[:, :, 0]
 
-    def both(_: None, shift: Array) -> tuple[None, Array]:
-        ends = (0, 0), tuple(shift)
+    def both(_: None, number: Array) -> tuple[None, Array]:
+        place = number + count + 1  # in the whole window, as `half_window` goes through it
+        ends = (0, 0), (place // window - r, place % window - r)
         parts = ([plane(x, k, *end) for x in framed for end in ends] for k in range(labels))
         return None, sum(function(*part) for part in parts)
 
-    return lax.scan(both, None, jnp.array(half_window(window), jnp.int32))[1]
+    return lax.scan(both, None, lax.iota(jnp.int32, count))[1]
 
 
 def _framed(x: Array, rows: int, columns: int) -> Array:
     """With zeros around it; laid down, else each of its many uses would frame it anew."""
-    # Not jnp.pad: the constant that it makes breaks second derivatives in a lax.scan (jax 0.10).
+    # Not jnp.pad: constants in these maps, even its zero, break their second derivatives in a
+    # lax.scan (jax 0.7 to 0.10).
     frame = (0, 0, 0), (rows, rows, 0), (0, 0, 0), (columns, columns, 0)
-    return lax.optimization_barrier(lax.pad(x, np.zeros((), x.dtype), frame))
+    return lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), frame))
