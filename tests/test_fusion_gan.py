@@ -109,6 +109,48 @@ def test_down_is_torchs():
     np.testing.assert_allclose(found, expected.permute(0, 2, 3, 1), atol=1e-4)
 
 
+def test_strided_blocks_are_torchs():
+    """Both networks of 16x16, of labels, by batch norm's first running statistics."""
+    f, tensor, images, leaky, conv = torch_tools()
+    dense = lambda p, x: x @ tensor(p["kernel"]) + tensor(p["bias"])  # noqa: E731
+    normed = lambda x: x / np.sqrt(1 + 1e-5)  # noqa: E731
+    label, network = CONDITIONS["labels"], NETWORK | dict(image_size=16, blocks="strided")
+
+    def ready(net, x):
+        variables = scattered(net, x, label, train=False)
+        stats = jax.tree_util.tree_map_with_path(
+            lambda path, x: np.ones_like(x) if path[-1].key == "var" else np.zeros_like(x),
+            variables["batch_stats"],
+        )
+        found = apply(net, variables | {"batch_stats": stats}, x, label)
+        return found, variables["params"]
+
+    def vector(params):
+        return tensor(params["condition_encoder"]["label"]["embedding"][label])
+
+    z, pictures = normal(2, 6), normal(2, 16, 16, 3)
+    found, params = ready(Generator(**network, latent_dim=6, norm="batch"), z)
+    params = params["synthesis"]
+    both = tensor(np.concatenate([z, vector(params)], 1))
+    x = dense(params["Dense_0"], both).reshape(2, 4, 4, -1).permute(0, 3, 1, 2)
+    for i in range(2):
+        scale, shift = dense(params[f"Film_{i}"]["Dense_0"], both)[:, :, None, None].chunk(2, 1)
+        x, up = f.relu(normed(x) * (1 + scale) + shift), params[f"ConvTranspose_{i}"]
+        kernel = tensor(up["kernel"]).permute(3, 2, 0, 1)
+        x = f.conv_transpose2d(x, kernel, tensor(up["bias"]), 2, 1)
+    np.testing.assert_allclose(found, np.tanh(x.permute(0, 2, 3, 1)), atol=1e-4)
+
+    found, params = ready(Discriminator(**network), pictures)
+    x = leaky(conv(params["Conv_0"], images(pictures), stride=2, padding=1))
+    x = normed(conv(params["Conv_1"], x, stride=2, padding=1))
+    norm = {name: tensor(y)[:, None, None] for name, y in params["BatchNorm_0"].items()}
+    x = leaky(x * norm["scale"] + norm["bias"])
+    planes = vector(params)[:, :, None, None].expand(-1, -1, 4, 4).numpy()
+    x = tensor(np.concatenate([x, planes], 1))
+    logits = conv(params["logit"], leaky(conv(params["join"], x, padding=1)))
+    np.testing.assert_allclose(found, logits.flatten(), atol=1e-4, rtol=1e-4)
+
+
 # ---- the generator ----
 
 
