@@ -32,7 +32,11 @@ Launched again with the same workdir, a run continues. On several machines, star
 on each: with --distributed under Slurm or on a Cloud TPU pod, else with the three flags.
 """
 
-_EPILOGS = {"train": _TRAIN_EPILOG, "degrade": restoring.DEGRADE_EPILOG}
+_EPILOGS = {
+    "train": _TRAIN_EPILOG,
+    "degrade": restoring.DEGRADE_EPILOG,
+    "augment": restoring.AUGMENT_EPILOG,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,8 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         "restore": restoring.add_restore,
         "inpaint": restoring.add_inpaint,
         "degrade": restoring.add_degrade,
+        "augment": restoring.add_augment,
         "robustness": restoring.add_robustness,
         "evaluate": measuring.add_evaluate,
+        "inspect": measuring.add_inspect,
         "stats": measuring.add_stats,
         "compare": measuring.add_compare,
         "selfcheck": measuring.add_selfcheck,

@@ -47,9 +47,12 @@ def default() -> ConfigDict:
             "method": "gan",  # aigc_jax.methods.<method>, or a dotted module name of your own
             "task": "label",  # what is in a batch: a function of aigc_jax.data.tasks
             "data": {
-                # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE | pairs:DIR | mnistm[:SPLIT] |
-                # shapes[:N][,textured][/SPLIT]
+                # digits | tfds:NAME[/SPLIT] | folder:DIR | npz:FILE | generated:DIR |
+                # pairs:DIR | mnistm[:SPLIT] | shapes[:N][,textured][/SPLIT]
                 "source": "digits",
+                # Sources in place of `source` for training, each with its share:
+                # [("tfds:mnist", 0.5), ("generated:DIR", 0.5)].
+                "mix": (),
                 "a": "",  # sources of two unpaired domains, in place of `source`
                 "b": "",
                 "swap": False,  # exchange a and b of a task with pairs
@@ -58,6 +61,7 @@ def default() -> ConfigDict:
                 "load_size": 0,  # read at this size and cropped at random; 0: not cropped
                 "flip": False,  # mirror half of the images
                 "turn": False,  # and turn them by 0, 90, 180 or 270 degrees
+                "augment": "",  # e.g. "rotate(15),crop(0.8),color(0.2)"; see augment.kinds
                 "degrade": "",  # of the task restore, e.g. "noise(0..55)"; see data.degrade
                 "mask": "",  # of the task inpaint, e.g. "strokes|boxes"; see data.masks
                 "text": {  # how captions are read: see data.text
@@ -77,6 +81,11 @@ def default() -> ConfigDict:
             "batch_size": 64,  # what one update of D sees, over all devices
             "num_train_steps": 1000,
             "d_steps": 1,  # D updates per G update
+            # What a GAN's discriminator sees, real and generated: policies of DiffAugment, such as
+            # "color,translation,cutout", or "ada", which adapts its probability as `ada` says.
+            "d_augment": "",
+            "ada": {"target": 0.6, "kimg": 500.0, "every": 4},
+            "augment": "",  # as data.augment, but inside the compiled step, on the device
             "steps_per_dispatch": 1,  # steps per compiled call (lax.scan): hides dispatch latency
             "seed": 0,
             "parallel": "pmap",  # pmap | jit | fsdp (jit with the parameters sharded)

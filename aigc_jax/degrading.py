@@ -14,8 +14,8 @@ from tqdm import tqdm
 from aigc_jax import latents, sampling
 from aigc_jax.data import as_is, folders, masks, pictures
 from aigc_jax.data import degrade as degradations
-from aigc_jax.data.operations import Operation
 from aigc_jax.errors import UserError
+from aigc_jax.operations import Operation
 from aigc_jax.writers import save_png
 
 IMAGES, MASKS = "images", "masks"

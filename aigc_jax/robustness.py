@@ -19,10 +19,10 @@ from tqdm import tqdm
 from aigc_jax import __version__, data, methods, parallel, runs, sampling, scores
 from aigc_jax import config as configs
 from aigc_jax.data import configured, degrade
-from aigc_jax.data.operations import Operation
 from aigc_jax.domains import DIRECTIONS
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import translation
+from aigc_jax.operations import Operation
 from aigc_jax.sample_scores import name_of, some
 from aigc_jax.types import Array, Batch
 

@@ -143,14 +143,34 @@ def generate(
     Raises:
       UserError: see `check_draws`, `class_labels` and `text_fields`.
     """
+    parts = [*chunks(run, n, label=label, text=text, seed=seed, batch_size=batch_size, **knobs)]
+    images = np.concatenate([images for _, images, _ in parts])
+    labels = class_labels(run.config, n, label)
+    return images, labels
+
+
+def chunks(
+    run: Run,
+    n: int,
+    *,
+    label: int | None = None,
+    text: str | Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 256,
+    **knobs: Any,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """What `generate` returns, a part at a time, behind the number of its first image."""
     check_draws(run.method, knobs)
     labels = class_labels(run.config, n, label)
     fields = text_fields(run.config, n, [text] if isinstance(text, str) else text)
     fields |= {} if labels is None else {"label": labels}
     sampler = Sampler(run.method, run.spec, **knobs)
     state, rng = sampler.layout.place_state(run.state), jax.random.key(seed)
-    images = [sampler(state, rng, batch) for batch in in_turn(n, fields, batch_size)]
-    return np.concatenate(images)[:n], labels
+    for batch in in_turn(n, fields, batch_size):
+        start = int(batch["index"][0])
+        rows = slice(start, min(start + batch_size, n))
+        images = sampler(state, rng, batch)[: rows.stop - start]
+        yield start, images, None if labels is None else labels[rows]
 
 
 def write(images: np.ndarray, labels: np.ndarray | None, out: str | Path) -> None:

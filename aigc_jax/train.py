@@ -16,8 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from aigc_jax import augment, evaluate, judge, methods, parallel, runs, scores
 from aigc_jax import config as configs
-from aigc_jax import evaluate, judge, methods, parallel, runs, scores
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.data import configured
 from aigc_jax.errors import UserError, did_you_mean
@@ -212,6 +212,9 @@ class _Loop:
     def _train(self, state: Any, start: int, batches: Iterator[Batch]) -> Any:
         config, total = self.config, self.config.num_train_steps
         step_fn = functools.partial(self.method.train_step, self.spec)
+        if config.augment:
+            chain = augment.parse(config.augment)
+            step_fn = augment.augmented(step_fn, chain, self.layout.axis_name)
         if config.on_nonfinite == "skip":
             step_fn = skip_nonfinite(step_fn)
         compiled = {

@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = ConfigDict(
         {"name": "code_transformer", "width": 128, "depth": 4, "heads": 4, "dropout": 0.0}
     )
-    config.label_dropout = 0.1  # what guidance needs
+    config.conditioning.dropout = 0.1  # what guidance needs
     config.batch_size = 64
     config.num_train_steps = 3000
     config.optimizer.name = "adamw"

@@ -122,7 +122,9 @@ def test_same_step_on_eight_devices():
     ends = []
     for mode, devices in (("jit", 1), ("pmap", 8)):
         layout = parallel.layout(mode, jax.devices()[:devices])
-        prior = make(dropout=0.3, label_dropout=0.4, ema_half_life=99.0, axis_name=layout.axis_name)
+        prior = make(
+            dropout=0.3, condition_dropout=0.4, ema_half_life=99.0, axis_name=layout.axis_name
+        )
         state = layout.place_state(start(prior))
         compiled = layout.compile(functools.partial(train_step, prior), state)
         for batch in batches:
@@ -131,10 +133,10 @@ def test_same_step_on_eight_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), *ends)
 
 
-def test_label_dropout_takes_its_share():
+def test_conditions_are_left_out_at_their_share():
     keys = jax.random.split(RNG, 2000)
     label = jnp.arange(2000) % CLASSES
-    left = method._left_out(make(label_dropout=0.3), label, keys)
+    left = method._left_out(make(condition_dropout=0.3), label, keys)
     out = left == CLASSES
     assert abs(out.mean() - 0.3) < 0.04
     np.testing.assert_array_equal(left[~out], label[~out])
@@ -147,7 +149,7 @@ def test_label_dropout_takes_its_share():
 @pytest.fixture(scope="module")
 def trained():
     """A prior of one picture a label: (prior, state, their codes, them decoded, losses)."""
-    prior = make(tx=optax.adam(2e-2), label_dropout=0.2, ema_half_life=64.0)
+    prior = make(tx=optax.adam(2e-2), condition_dropout=0.2, ema_half_life=64.0)
     state = start(prior)
     pictures = make_batch(CLASSES, seed=7)
     batch = {name: np.concatenate([x] * 8) for name, x in pictures.items()}
@@ -195,7 +197,7 @@ def test_labels_are_drawn_evenly_where_none_are_given(trained):
 
 def test_preview_has_a_row_a_class(trained):
     prior, state, _, decoded, _ = trained
-    grid = jax.jit(functools.partial(method.preview, prior))(state, RNG, {})["samples"]
+    grid = jax.jit(functools.partial(method.preview, prior))(state, RNG, make_batch(8))["samples"]
     assert grid.shape == (CLASSES, 8, SIZE, SIZE, 1)
     right = np.abs(grid - decoded[:, None]).max((2, 3, 4)) < 1e-5
     assert right.mean() > 0.9
@@ -213,7 +215,9 @@ def test_sample_depends_on_the_index_alone():
 
 def test_unconditional_preview():
     prior = make(num_classes=0)
-    grid = jax.jit(functools.partial(method.preview, prior))(start(prior), RNG, {})["samples"]
+    grid = jax.jit(functools.partial(method.preview, prior))(start(prior), RNG, make_batch(8))[
+        "samples"
+    ]
     assert grid.shape == (8, 8, SIZE, SIZE, 1)
 
 
@@ -223,7 +227,7 @@ def test_unconditional_preview():
         ({}, {"temperature": 0.0}, "temperature is 0.0: it must be above 0"),
         ({}, {"top_k": 7}, "top_k is 7: it must be from 1 to the codebook's 6 codes"),
         ({}, {"top_k": -1}, "top_k is -1"),
-        ({}, {"guidance": 1.0}, "trained with every label.*label_dropout=0.1"),
+        ({}, {"guidance": 1.0}, "trained with every condition.*conditioning.dropout=0.1"),
         ({"num_classes": 0}, {"guidance": 1.0}, "unconditional"),
     ],
 )
@@ -289,9 +293,9 @@ def make_config(workdir, **fields):
 
 
 def test_from_config(workdir):
-    prior = method.from_config(make_config(workdir, label_dropout=0.25), "data")
+    prior = method.from_config(make_config(workdir, conditioning={"dropout": 0.25}), "data")
     assert (prior.model.num_codes, prior.model.grid, prior.model.num_classes) == (5, (4, 4), 10)
-    assert prior.axis_name == "data" and prior.label_dropout == 0.25
+    assert prior.axis_name == "data" and prior.condition_dropout == 0.25
     assert prior.autoencoder.encoder.width == 4 and prior.autoencoder.decoder.channels == 3
     assert dataclasses.asdict(prior)  # every field is set
 
@@ -307,7 +311,10 @@ def test_a_prior_without_an_autoencoder():
     [
         ({"image_size": 32}, "image_size is 32, .*16: set --config.image_size=16"),
         ({"channels": 1}, "channels is 1, .* is 3: set --config.channels=3"),
-        ({"label_dropout": 1.0}, "label_dropout is 1.0: it must be at least 0 and below 1"),
+        (
+            {"conditioning": {"dropout": 1.0}},
+            "conditioning.dropout is 1.0: it must be at least 0 and below 1",
+        ),
         ({"model": {"name": "code_transformer", "dropout": -0.1}}, "model.dropout is -0.1"),
         ({"model": {"name": "code_transformer", "hedas": 3}}, "'hedas'. Did you mean 'heads'"),
     ],

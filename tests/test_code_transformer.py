@@ -9,17 +9,30 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aigc_jax.errors import UserError
+from aigc_jax.layers.condition import Text, nothing
 from aigc_jax.models.code_transformer import Transformer, choose, draw, dropout
 
 RNG = jax.random.key(0)
 GRID, K, CLASSES = (2, 3), 7, 4
 
 
+READS = dict(num_classes=0, vocabulary=9, text_width=8, text_depth=1)
+
+
+def some_texts(b=4, length=5):
+    """Of 3, 4 or 5 tokens."""
+    tokens = np.random.default_rng(2).integers(4, 9, (b, length)).astype(np.int32)
+    mask = np.arange(length) < 3 + np.arange(b)[:, None] % 3
+    return Text(jnp.asarray(tokens * mask), jnp.asarray(mask))
+
+
 def make(scale=0.5, num_codes=K, grid=GRID, **fields):
     """A small network with weights large enough that everything matters."""
     fields = dict(width=12, depth=2, heads=3, num_classes=CLASSES) | fields
     model = Transformer(num_codes, grid, **fields)
-    variables = model.init(RNG, jnp.zeros((1, *grid), jnp.int32), train=False)
+    told = some_texts(1) if model.vocabulary else None
+    variables = model.init(RNG, jnp.zeros((1, *grid), jnp.int32), told, train=False)
     rng = np.random.default_rng(0)
     return model, jax.tree.map(
         lambda w: jnp.asarray(w + rng.normal(0, scale, w.shape), jnp.float32), variables
@@ -134,6 +147,26 @@ def test_every_position_depends_on_the_label():
     assert (np.abs(one - two).max(-1) > 1e-4).all() and (np.abs(one - none).max(-1) > 1e-4).all()
 
 
+def test_every_position_depends_on_every_word():
+    model, variables = make(**READS)
+    codes, text = some_codes()[0], some_texts()
+    logits = run(model, variables, codes, text)
+    for word in range(5):
+        other = text._replace(
+            tokens=text.tokens.at[:, word].set((text.tokens[:, word] - 3) % 5 + 4)
+        )
+        gaps = np.abs(run(model, variables, codes, other) - logits).max(-1)
+        said = np.asarray(text.mask[:, word])
+        assert (gaps[said] > 1e-4).all() and not gaps[~said].any()
+
+
+def test_a_text_is_wanted_where_texts_are_read():
+    model, variables = make(**READS)
+    for condition in (None, np.zeros(4, np.int32)):
+        with pytest.raises(ValueError, match="texts"):
+            run(model, variables, some_codes()[0], condition)
+
+
 def test_no_label_is_the_one_after_the_last():
     model, variables = make()
     codes, _ = some_codes()
@@ -145,19 +178,76 @@ def test_no_label_is_the_one_after_the_last():
     assert run(unconditional, variables, codes).shape == (4, 6, K)
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_stepping_gives_what_teacher_forcing_gives(labelled):
-    model, variables = make()
+@pytest.mark.parametrize("told", ["label", "text", "nothing"])
+def test_stepping_gives_what_teacher_forcing_gives(told):
+    model, variables = make(**READS if told == "text" else {})
     codes, label = some_codes()
-    label = label if labelled else None
-    whole, flat = run(model, variables, codes, label), codes.reshape(4, -1)
+    condition = {"label": label, "text": some_texts(), "nothing": None}[told]
+    whole, flat = run(model, variables, codes, condition), codes.reshape(4, -1)
     step = jax.jit(functools.partial(model.apply, variables, method="step"))
     cache = model.apply(variables, 4, method="empty_cache")
-    token = np.full(4, 5, np.int32)  # whatever
+    read = model.apply(variables, condition, 4, method="tell")
+    judge = functools.partial(model.apply, variables, method="logits")
+    token = np.full((4, 1), 5, np.int32)  # whatever
     for t in range(6):
-        logits, cache = step(token, jnp.int32(t), cache, label)
-        np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
-        token = flat[:, t]
+        x, cache = step(token, jnp.int32(t), cache, read)
+        np.testing.assert_allclose(judge(x, token[:, None], 0)[:, 0], whole[:, t], atol=1e-5)
+        token = flat[:, t : t + 1]
+
+
+# ---- squares of codes ----
+
+SQUARES = dict(grid=(4, 6), block=2)
+
+
+def squares_of(codes):
+    """(B, 4, 6) -> (B, 6, 4), by slices."""
+    parts = [codes[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] for i in range(2) for j in range(3)]
+    return np.stack([part.reshape(-1, 4) for part in parts], 1)
+
+
+def test_squares_come_one_after_another_and_so_do_their_codes():
+    """A code depends on those before it, in the order of the squares, and on no others."""
+    model, variables = make(**SQUARES)
+    codes = np.random.default_rng(3).integers(0, K, (1, 4, 6)).astype(np.int32)
+    order = squares_of(np.arange(24).reshape(1, 4, 6)).reshape(-1)  # raster places, as drawn
+    apply = jax.jit(functools.partial(run, model, variables))
+    logits = apply(codes)
+    assert logits.shape == (1, 24, K)
+    for t in range(0, 24, 3):
+        other = codes.copy().reshape(1, -1)
+        other[0, order[t]] = (other[0, order[t]] + 1) % K
+        gaps = np.abs(apply(other.reshape(codes.shape)) - logits).max(-1)[0, order]
+        assert not gaps[: t + 1].any() and (gaps[t + 1 :] > 1e-4).all()
+
+
+def test_stepping_through_squares():
+    model, variables = make(**SQUARES)
+    codes = np.random.default_rng(3).integers(0, K, (4, 4, 6)).astype(np.int32)
+    label, squares = np.arange(4) % CLASSES, squares_of(codes)
+    whole = squares_of(np.arange(24).reshape(1, 4, 6))[0], run(model, variables, codes, label)
+    cache = model.apply(variables, 4, method="empty_cache")
+    told = model.apply(variables, label, 4, method="tell")
+    before = np.full((4, 4), 5, np.int32)  # whatever
+    for t in range(6):
+        x, cache = model.apply(variables, before, jnp.int32(t), cache, told, method="step")
+        before = squares[:, t]
+        for place in range(4):
+            known = np.where(np.arange(4) < place, before, 6)[:, None]
+            logits = model.apply(variables, x, known, place, method="logits")[:, 0]
+            np.testing.assert_allclose(logits, whole[1][:, whole[0][t, place]], atol=1e-5)
+
+
+def test_draws_of_squares_follow_the_exact_joint():
+    model, variables = make(**SMALL | dict(grid=(2, 2), block=2))
+    p = probabilities(model, variables, 2, guidance=0.5)
+    np.testing.assert_allclose(p.sum(), 1, atol=1e-6)
+    assert p_value(counts(model, variables, 2, guidance=0.5), p) > 1e-3
+
+
+def test_squares_that_do_not_fit():
+    with pytest.raises(UserError, match="block is 2: it must divide the sides of the 2x3 codes"):
+        make(block=2)
 
 
 def test_start_is_close_to_uniform():
@@ -272,6 +362,22 @@ def test_draws_follow_the_exact_joint(knobs):
     assert p_value(found, p) > 1e-3
     if knobs:  # and what they follow is another distribution than without the knobs
         assert p_value(found, probabilities(model, variables, 2)) < 1e-6
+
+
+def test_guided_draws_of_texts_follow_the_exact_joint():
+    model, variables = make(**SMALL, **READS)
+    codes = GRIDS.reshape(-1, 2, 2)
+    text = jax.tree.map(lambda x: x[1:2], some_texts())
+    tiled = lambda text, n: jax.tree.map(lambda x: jnp.repeat(x, n, 0), text)  # noqa: E731
+    given = np.float64(run(model, variables, codes, tiled(text, 81)))
+    free = np.float64(run(model, variables, codes, tiled(nothing(text, 0), 81)))
+    odds = np.exp(2.5 * given - 1.5 * free)
+    p = odds / odds.sum(-1, keepdims=True)
+    p = np.take_along_axis(p, GRIDS[..., None], -1)[..., 0].prod(-1)
+    keys = jax.random.split(jax.random.key(7), 8000)
+    drawn = jax.jit(lambda k: draw(model, variables, k, tiled(text, 8000), guidance=1.5))(keys)
+    found = np.bincount(np.asarray(drawn).reshape(-1, 4) @ [27, 9, 3, 1], minlength=81)
+    assert p_value(found, p) > 1e-3
 
 
 def test_draws_depend_on_their_key_and_label_alone():

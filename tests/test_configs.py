@@ -143,7 +143,8 @@ def test_smoke_runs(path, tmp_path):
     sources = [config.data.source, *[config.data.a] * (not flags)]
     if any(x.startswith(("tfds:", "mnistm")) for x in sources) and not IS_PREPARED:
         pytest.skip("$AIGC_DATA_DIR, where prepared TFDS sets lie, is not set")
-    for name, first in (("autoencoder", "cifar10_vqvae"), ("perceptual", "cifar10_classifier")):
+    codes = "shapes_vqvae" if config.data.source.startswith("shapes") else "cifar10_vqvae"
+    for name, first in (("autoencoder", codes), ("perceptual", "cifar10_classifier")):
         if name in config.frozen:
             train(configs.find(first), tmp_path / first)
             flags.append(f"--config.frozen.{name}={tmp_path / first}")

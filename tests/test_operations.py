@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 
 from aigc_jax.data import tensorflow
-from aigc_jax.data.operations import Kinds, Operation, Parameter, Range, fold
 from aigc_jax.errors import UserError
+from aigc_jax.operations import Kinds, Operation, Parameter, Range, fold
 
 KINDS = Kinds("trick")
 

@@ -27,6 +27,9 @@ def add_sample(parser: argparse.ArgumentParser) -> Runner:
     add("--top_k", type=int, help="draw each code from the k likeliest")
     add("--guidance", type=float, help="how much beyond its condition an image goes (none: 0)")
     add("--step", type=int, help=STEP_HELP)
+    add("--as-dataset", metavar="DIR", help="in place of --out: a data set, and what made it")
+    add("--format", default="folder", help="of --as-dataset: folder (default) or tfds")
+    add("--per-class", action="store_true", help="--n of each class, of --as-dataset")
     return _sample
 
 
@@ -34,6 +37,8 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     from aigc_jax import config as configs
     from aigc_jax import methods, runs, sampling
 
+    if args.as_dataset:
+        return _sample_dataset(args)
     check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
     sampling.check_values(knobs)
@@ -47,6 +52,28 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     images, labels = sampling.generate(run, args.n, seed=args.seed, **asked, **knobs)
     sampling.write(images, labels, args.out)
     print(f"{len(images)} images of step {run.step} in {args.out}")
+
+
+def _sample_dataset(args: argparse.Namespace) -> None:
+    from aigc_jax import config as configs
+    from aigc_jax import exporting, methods, runs, sampling
+
+    check_numbers(args, n=1)
+    knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
+    sampling.check_values(knobs)
+    sampling.check_folder(args.as_dataset)
+    config = configs.of_run(args.workdir)
+    sampling.check_draws(methods.load(config.method), knobs)
+    sampling.class_labels(config, 1, args.label)
+    exporting.check(args.format, args.per_class, config.num_classes, args.label)
+    sampling.check_texts(config, args.text)
+    told = exporting.export(
+        runs.load(args.workdir, args.step), args.as_dataset, args.n, form=args.format,
+        per_class=args.per_class, label=args.label, text=args.text, seed=args.seed, **knobs,
+    )  # fmt: skip
+    source = f"--config.data.source=generated:{args.as_dataset}"
+    where = f"{told['num_images']} images of step {told['step']} in {args.as_dataset}"
+    print(f"{where}: train on them by {source}")
 
 
 def add_reconstruct(parser: argparse.ArgumentParser) -> Runner:

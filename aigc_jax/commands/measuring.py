@@ -92,6 +92,30 @@ def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
         Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
 
 
+def add_inspect(parser: argparse.ArgumentParser) -> Runner:
+    """what is in a data set: sizes, classes, duplicates, blank, blurred and corrupt images"""
+    add = parser.add_argument
+    add("--data", required=True, metavar="SOURCE", help="folder:DIR, tfds:NAME[/SPLIT], npz:FILE")
+    add("--against", metavar="SOURCE", help="another, such as its test set: what do they share?")
+    add("--out", default="inspection", metavar="DIR", help="a new folder: page.png, report.json")
+    add("--split", default="train", help="of a source that has some and names none")
+    add("--num", type=int, default=20_000, help="images of each at most (default: 20000)")
+    add("--image-size", type=int, default=64, help="at which they are looked at (default: 64)")
+    add("--data-dir", help="where TFDS sets lie")
+    return _inspect
+
+
+def _inspect(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import inspecting
+
+    check_numbers(args, num=1, image_size=16)
+    lines = inspecting.inspect(
+        args.data, args.against, args.out, split=args.split, num=args.num,
+        image_size=args.image_size, data_dir=args.data_dir,
+    )  # fmt: skip
+    print("\n".join([*lines, f"Look at {args.out}/page.png."]))
+
+
 def add_stats(parser: argparse.ArgumentParser) -> Runner:
     """write the mean and covariance of images' features, which evaluate takes for --real"""
     add = parser.add_argument

@@ -95,6 +95,41 @@ def _degrade(args: argparse.Namespace, rest: list[str]) -> None:
     print(degrading.degrade(args.input, args.out, args.ops, args.seed, args.mask).told())
 
 
+AUGMENT_EPILOG = """\
+by up to the number, either way, unless it is said otherwise:
+  flip(P) vflip(P)   with probability 0.5     turn               by quarters
+  rotate(DEGREES)                             shear(DEGREES)
+  crop(SHARE)        of the side, at least    translate(SHARE)   of the side
+  zoom(SHARE)        larger or smaller        stretch(SHARE)     wider or higher
+  perspective(SHARE) of the side, up to 0.2   elastic(STRENGTH)  exactly, pixels
+  brightness(X) contrast(X) saturation(X)     color(X)           all three
+  hue(DEGREES)       about grey               grey(P) negative(P)  with probability 0.2, 0.5
+  noise(SIGMA)       exactly, of 255 levels   blur(SIGMA)        exactly, pixels
+  cutout(SHARE)      of the side              same               nothing
+A number may be a range, of which each image draws: blur(0..2).
+"""
+
+
+def add_augment(parser: argparse.ArgumentParser) -> Runner:
+    """enhance images: copies turned, cropped, recoloured and more, by a seed"""
+    add = parser.add_argument
+    add("--input", required=True, metavar="PATH", help="images of any size, or one")
+    add("--out", required=True, metavar="DIR", help="a new folder: PNGs, subfolders stay")
+    add("--ops", required=True, help='e.g. "rotate(15),flip,crop(0.8),color(0.2)"')
+    add("--n", type=int, default=1, help="copies of each (default: 1)")
+    add("--masks", metavar="DIR", help="masks or label maps of the same names, moved alike")
+    add("--seed", type=int, default=0)
+    return _augment
+
+
+def _augment(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import enhancing
+
+    check_numbers(args, n=1)
+    done = enhancing.augment(args.input, args.out, args.ops, args.n, args.seed, args.masks)
+    print(done.told())
+
+
 def add_robustness(parser: argparse.ArgumentParser) -> Runner:
     """curves of a run's quality along the strength of degradations"""
     add = parser.add_argument

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aigc_jax.config import RESTORING
-from aigc_jax.data import pipeline, sources, tasks, text
+from aigc_jax.data import mixture, pipeline, sources, tasks, text
 from aigc_jax.data.dataset import ENDLESS
 from aigc_jax.errors import UserError
 from aigc_jax.types import Batch
@@ -93,6 +93,7 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
             crop=config.image_size if config.data.load_size else None,
             flip=config.data.flip,
             turn=config.data.turn,
+            augment=config.data.augment,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -103,12 +104,26 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
 def _training_sets(config: ConfigDict) -> tuple[sources.Dataset, sources.Dataset | None]:
     """The source, or the two domains."""
     split, size = config.data.split, config.data.load_size
+    if config.data.mix:
+        return _mixed(config, size), None
     if config.task != "unpaired":
         return dataset(config, split, image_size=size), None
     with _naming("data.a"):
         a = dataset(config, split, config.data.a, size)
     with _naming("data.b"):
         return a, dataset(config, split, config.data.b, size)
+
+
+def _mixed(config: ConfigDict, size: int) -> sources.Dataset:
+    """Of `data.mix`, grey images in colour where any are."""
+    parts = mixture.check(config.data.mix)
+    with _naming("data.mix"):
+        read = [dataset(config, config.data.split, source, size) for source, _ in parts]
+        if len({data.channels for data in read}) > 1 and not config.channels:
+            config = config.copy_and_resolve_references()
+            config.channels = 3
+            read = [dataset(config, config.data.split, source, size) for source, _ in parts]
+    return mixture.mixed(read, [share for _, share in parts])
 
 
 @contextlib.contextmanager

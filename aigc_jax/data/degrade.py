@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from aigc_jax.data import tensorflow
-from aigc_jax.data.operations import Kinds, Operation, Parameter, Range, fold
 from aigc_jax.data.warps import grid, mirrored, sampled
+from aigc_jax.operations import Kinds, Operation, Parameter, Range, fold
 
 # What may befall a photograph, in the order in which it does: of each row one at random.
 BLIND = (

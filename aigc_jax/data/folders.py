@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aigc_jax.data import captions
 from aigc_jax.data.dataset import Dataset, Request, progress, square, whole
+from aigc_jax.data.generated import check_real
 from aigc_jax.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
@@ -31,11 +32,16 @@ def find_folder(path: str) -> Path | None:
     return next((folder for folder in found if folder.is_dir()), None)
 
 
-def read_folder(request: Request) -> Dataset:
-    """Every image below the folder, sorted by path; unreadable files are named and left out."""
+def read_folder(request: Request, generated: bool = False) -> Dataset:
+    """Every image below the folder, sorted by path; unreadable files are named and left out.
+
+    UserError if they are not `generated` and a model made them.
+    """
     folder = existing(request.place)
     root, halves = _split_root(folder, request)
     files = Files(f"folder:{request.place}", root)
+    if not generated:
+        check_real(files.name, root, files.paths)
     files.check(mode)
     channels = request.channels or (1 if files.grey else 3)
     held = files.held(request, channels, functools.partial(decode, channels=channels))

@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from aigc_jax.data import tensorflow
-from aigc_jax.data.operations import Kinds, Operation, Parameter, Range, fold
 from aigc_jax.data.warps import grid
 from aigc_jax.errors import UserError
+from aigc_jax.operations import Kinds, Operation, Parameter, Range, fold
 
 KINDS = Kinds("mask")
 _SIDE = 256  # of the images for which the published lengths are

@@ -20,13 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from aigc_jax.augment import Chain, parse
 from aigc_jax.data import tensorflow
+from aigc_jax.data.augment import augment as augmented
+from aigc_jax.data.bits import hashed, u64
 from aigc_jax.data.dataset import Dataset, Field
 from aigc_jax.data.tasks import Task
 from aigc_jax.errors import UserError
 
 _ROWS = "rows"  # of the source, which the fields are made of; no task sees them
 _INDEX_RANGE = 2**31  # `index` is int32 and wraps; the order of the stream is counted in int64
+_AS_IT_IS = parse("")
 _THREADS = 2  # enough to stay ahead of a step, few enough to leave the cores to XLA
 
 
@@ -41,6 +45,7 @@ def batches(
     crop: int | None = None,
     flip: bool = False,
     turn: bool = False,
+    augment: str = "",
     shuffle: bool = True,
     repeat: bool = True,
     process_index: int = 0,
@@ -52,7 +57,8 @@ def batches(
     in order, are those of a single one; `start=k` equals skipping k batches, bit for bit.
 
     `crop` cuts each image to (crop, crop) at a random place; `flip` mirrors it left to right with
-    probability 1/2; `turn` turns it by 0, 90, 180 or 270 degrees. `repeat=False` ends after the
+    probability 1/2; `turn` turns it by 0, 90, 180 or 270 degrees; `augment` lists what else is done
+    to it then (see `augment.kinds`). `repeat=False` ends after the
     last full batch of the first epoch.
 
     `other` is a second domain: the task's examples have its images as `other`, in an order of
@@ -72,6 +78,7 @@ def batches(
         dataset, batch_size, seed, process_index, process_count,
         start=start, stop=None if repeat else full,
         shuffle=shuffle, crop=crop, flip=flip, turn=turn,
+        augment=parse(augment),
     )  # fmt: skip
     return _run(task, plan, other)
 
@@ -121,6 +128,7 @@ class _Plan:
     crop: int | None = None
     flip: bool = False
     turn: bool = False
+    augment: Chain = _AS_IT_IS
     padded: bool = False
 
     def __post_init__(self) -> None:
@@ -129,10 +137,11 @@ class _Plan:
                 f"batch_size {self.batch_size} does not divide among {self.process_count} "
                 f"processes: use a multiple of {self.process_count}"
             )
-        if self.dataset.placed and (self.crop is not None or self.flip or self.turn):
+        moved = self.crop is not None or self.flip or self.turn or self.augment.moves
+        if self.dataset.placed and moved:
             raise UserError(
-                f"{self.dataset.name} tells where things lie, which flip, turn and load_size "
-                "would make false: leave them out"
+                f"{self.dataset.name} tells where things lie, which flip, turn, load_size and an "
+                "augment that moves pixels would make false: leave them out"
             )
 
     @property
@@ -245,21 +254,8 @@ def _other_seed(seed: int) -> int:
     return (seed * 0x9E3779B1 + 0x85EBCA6B) % 2**31
 
 
-def _hash(tf: Any, seed: int, t: Any) -> Any:
-    """64 random bits for each position, (B,) -> (B,) uint64: splitmix64 (Steele et al. 2014)."""
-    z = tf.cast(t, tf.uint64) * _u64(tf, 0x9E3779B97F4A7C15) + _u64(tf, seed % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(tf, shift)))
-        z = z * _u64(tf, factor)
-    return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _u64(tf, 31)))
-
-
 def _i64(tf: Any, value: int) -> Any:
     return tf.constant(value, tf.int64)
-
-
-def _u64(tf: Any, value: int) -> Any:
-    return tf.constant(value, tf.uint64)
 
 
 def _streamed(tf: Any, plan: _Plan) -> Any:
@@ -298,7 +294,7 @@ def _fields(tf: Any, task: Task, plans: Sequence[_Plan], parts: Sequence[Any]) -
         **_told_of(tf, plan, first),
         **dict(zip(("image", "other"), images, strict=False)),
         "index": tf.cast(t % _INDEX_RANGE, tf.int32),
-        "seed": tf.bitcast(_hash(tf, plan.seed + 1, _hash(tf, plan.seed, t)), tf.int32),
+        "seed": tf.bitcast(hashed(tf, plan.seed + 1, hashed(tf, plan.seed, t)), tf.int32),
     }
     fields = {**task(example), "index": example["index"]}
     if plan.padded:
@@ -319,30 +315,34 @@ def _told_of(tf: Any, plan: _Plan, example: dict[str, Any]) -> dict[str, Any]:
 
 def _image(tf: Any, plan: _Plan, t: Any, example: dict[str, Any]) -> Any:
     """(B, S, S, C) float32 in [-1, 1], cropped and flipped as position t says."""
-    bits, image = _hash(tf, plan.seed, t), example["image"]
+    bits, image = hashed(tf, plan.seed, t), example["image"]
     if plan.crop is not None:
         image = _cropped(tf, image, plan.crop, bits)
     if plan.flip:
-        heads = tf.cast(tf.bitwise.right_shift(bits, _u64(tf, 63)), tf.bool)
+        heads = tf.cast(tf.bitwise.right_shift(bits, u64(tf, 63)), tf.bool)
         image = tf.where(heads[:, None, None, None], tf.reverse(image, axis=[2]), image)
     if plan.turn:
         image = _turned(tf, image, bits)
-    return tf.cast(image, tf.float32) / 127.5 - 1
+    image = tf.cast(image, tf.float32) / 127.5 - 1
+    if plan.augment.steps:
+        seeds = tf.bitcast(hashed(tf, plan.seed + 2, bits), tf.int32)
+        image = augmented(plan.augment, {"image": image}, seeds)["image"]
+    return image
 
 
 def _turned(tf: Any, image: Any, bits: Any) -> Any:
     """(B, S, S, C) turned by as many quarters as bits 61 (one) and 62 (two) say."""
     quarter = lambda x: tf.reverse(tf.transpose(x, [0, 2, 1, 3]), axis=[1])  # noqa: E731
     for bit, turn in ((61, quarter), (62, lambda x: tf.reverse(x, axis=[1, 2]))):
-        shifted = tf.bitwise.right_shift(bits, _u64(tf, bit))
-        heads = tf.cast(tf.bitwise.bitwise_and(shifted, _u64(tf, 1)), tf.bool)
+        shifted = tf.bitwise.right_shift(bits, u64(tf, bit))
+        heads = tf.cast(tf.bitwise.bitwise_and(shifted, u64(tf, 1)), tf.bool)
         image = tf.where(heads[:, None, None, None], turn(image), image)
     return image
 
 
 def _cropped(tf: Any, image: Any, size: int, bits: Any) -> Any:
     """(B, L, L, C) -> (B, size, size, C), at a place by `bits` (B,) uint64."""
-    places = _u64(tf, image.shape[1] - size + 1)
+    places = u64(tf, image.shape[1] - size + 1)
     for axis in (1, 2):
         start, bits = tf.cast(bits % places, tf.int32), bits // places
         image = tf.gather(image, start[:, None] + tf.range(size), axis=axis, batch_dims=1)

@@ -56,8 +56,23 @@ class Encoded:
 
 def read_tfds(request: Request) -> Dataset:
     """A prepared set, or one that is downloaded and prepared now; its image and its label."""
+    return _dataset(request, *_open(request.place, request.split, request.data_dir))
+
+
+def read_prepared(folder: Path, request: Request) -> Dataset:
+    """A set that lies in a folder of its own, as TFDS or `aigc sample --as-dataset` wrote it."""
+    tensorflow()
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    info = _split_info(builder, request.split)
+    return _dataset(request, str(folder), builder, info, *_features(tfds, builder))
+
+
+def _dataset(
+    request: Request, name: str, builder: Any, info: Any, image: str, label: str | None
+) -> Dataset:
     tf = tensorflow()
-    name, builder, info, image, label = _open(request.place, request.split, request.data_dir)
     channels = request.channels or (1 if builder.info.features[image].shape[-1] == 1 else 3)
     dataset = Dataset(
         name=name,

@@ -4,6 +4,7 @@
     tfds:NAME[/CONFIG][/SPLIT]     a TensorFlow Datasets set, e.g. tfds:mnist/train[:1000]
     folder:DIR                     PNG, JPEG, WebP, BMP, GIF; class subfolders become labels
     npz:FILE                       uint8 images, (N, H, W, C) or (N, H, W), and maybe labels
+    generated:DIR                  what `aigc sample --as-dataset` wrote, and nothing else
     pairs:DIR                      side by side images of two kinds, for the task `pairs`
     mnistm[:SPLIT]                 MNIST's digits over photographs, made of MNIST and CIFAR-10
     shapes[:N][,textured][/SPLIT]  drawn scenes of 1 to N shapes and what is known of them, captions
@@ -32,6 +33,7 @@ from aigc_jax.data.dataset import (
     whole,
 )
 from aigc_jax.data.folders import find_folder, read_folder
+from aigc_jax.data.generated import read_generated
 from aigc_jax.data.mnistm import read_mnistm
 from aigc_jax.data.pairs import read_pairs
 from aigc_jax.data.records import prepared, read_tfds
@@ -94,8 +96,8 @@ def _hint(source: str) -> str:
     kind = source.partition(":")[0]
     near = difflib.get_close_matches(kind, _READERS, n=1)
     forms = (
-        "Write digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, pairs:DIR, mnistm[:SPLIT] or "
-        "shapes[:N][,textured][/SPLIT]."
+        "Write digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, generated:DIR, pairs:DIR, "
+        "mnistm[:SPLIT] or shapes[:N][,textured][/SPLIT]."
     )
     return (f" Did you mean {near[0]!r}?" if near else "") + f" {forms}"
 
@@ -204,6 +206,7 @@ _READERS = {
     "tfds": read_tfds,
     "folder": read_folder,
     "npz": _npz,
+    "generated": read_generated,
     "pairs": read_pairs,
     "mnistm": read_mnistm,
     "shapes": read_shapes,

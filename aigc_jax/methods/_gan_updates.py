@@ -9,6 +9,7 @@ import optax
 from aigc_jax import optim
 from aigc_jax.layers.condition import Condition
 from aigc_jax.losses import penalties
+from aigc_jax.methods._gan_augment import seen
 from aigc_jax.methods._gan_matching import Told, auxiliary_loss, both
 from aigc_jax.parallel import interleave, pmean
 from aigc_jax.types import Array, Metrics
@@ -40,6 +41,7 @@ def update_d(
     gan: Any, state: Any, real: Array, fake: Array, told: Told, keys: Array
 ) -> tuple[Any, Any, Metrics]:
     """D's new variables and optimizer state, and metrics."""
+    real, fake = (seen(gan, state.extras, x, keys, i) for i, x in enumerate((real, fake)))
     # One pass over real and fake, interleaved, so that every layout of devices sees the same
     # groups; batch norm keeps their statistics apart.
     images = interleave(real, fake)
@@ -60,6 +62,8 @@ def update_d(
             "d_fake": logits_fake.mean(),
             "d_accuracy": jnp.mean(logits_real > logits_fake),
         }
+        if state.extras:
+            metrics["d_sign"] = jnp.mean(jnp.sign(logits_real))
         if told.wrong is not None:
             logits_wrong = logits[:, 0, 1]
             mismatched = gan.loss.discriminator(logits_real, logits_wrong)
@@ -105,12 +109,13 @@ def _penalties(
 
 
 def update_g(
-    gan: Any, state: Any, fakes: Array, pullback: Any, told: Told
+    gan: Any, state: Any, fakes: Array, pullback: Any, told: Told, keys: Array
 ) -> tuple[Any, Any, Metrics]:
     """G's new variables and optimizer state, and metrics, by the images that D has just seen."""
 
     def loss_fn(images: Array) -> tuple[Array, Metrics]:
         apply = gan.discriminator.apply
+        images = seen(gan, state.extras, images, keys, 2)
         logits, stats = apply(state.d, images, told.right, train=True, mutable=_CHANGED)
         loss = gan.loss.generator(logits)
         metrics = {"g_loss": loss}

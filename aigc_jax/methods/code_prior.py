@@ -1,11 +1,11 @@
 """A transformer prior over a frozen VQ-VAE's codes (van den Oord et al. 2017; Esser et al. 2021).
 
-The likelihood of each code given the label and the codes before it, by cross-entropy; the sampled
-codes are decoded to images. Labels that are left out at random in training allow classifier-free
-guidance (Ho & Salimans 2022).
+The likelihood of each code given a label or a text and the codes before it, by cross-entropy; the
+sampled codes are decoded to images. Conditions that are left out at random in training allow
+classifier-free guidance (Ho & Salimans 2022).
 
 Model: `aigc_jax.models.code_transformer`, over `aigc_jax.models.vqvae`.
-Config: `configs/cifar10_code_prior.py`.
+Configs: `configs/cifar10_code_prior.py`, `configs/shapes_text_codes.py`.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from aigc_jax import config as configs
 from aigc_jax import models, optim
 from aigc_jax.errors import UserError
+from aigc_jax.layers.condition import Condition, for_grid, of_batch, said
 from aigc_jax.models import code_transformer, vqvae
 from aigc_jax.parallel import axis_size, example_keys, index_keys, pmean, split_keys
 from aigc_jax.types import Array, Batch, Metrics
@@ -51,12 +52,12 @@ class CodePrior:
     """The static half.
 
     Attributes:
-      model: module(codes, label, train=, keys=) -> logits (B, T, K), with `step` and `empty_cache`:
-        see `code_transformer.Transformer`.
+      model: module(codes, condition, train=, keys=) -> logits (B, T, K), with `tell`, `step`,
+        `logits` and `empty_cache`: see `code_transformer.Transformer`.
       autoencoder: images to codes and back.
       tx: optax transformation.
-      num_classes: 0 for unconditional.
-      label_dropout: how often a label is left out in training, for guidance.
+      num_classes: of labels, 0: they are ignored.
+      condition_dropout: how often a condition says nothing in training, for guidance.
       ema_half_life: in images; 0 keeps no average.
       ema_ramp_up: see `optim.ema`.
       axis_name: the pmapped batch axis, or None.
@@ -66,7 +67,7 @@ class CodePrior:
     autoencoder: vqvae.Autoencoder
     tx: optax.GradientTransformation
     num_classes: int = 0
-    label_dropout: float = 0.0
+    condition_dropout: float = 0.0
     ema_half_life: float = 0.0
     ema_ramp_up: float = 0.05
     axis_name: str | None = None
@@ -74,7 +75,9 @@ class CodePrior:
 
 def from_config(config: ConfigDict, axis_name: str | None = None) -> CodePrior:
     """The static half that a config describes. UserError where the autoencoder doesn't fit."""
-    _check_share("label_dropout", config.label_dropout)
+    # Earlier runs have a field of their own for it.
+    left_out = config.get("label_dropout", config.conditioning.dropout)
+    _check_share("conditioning.dropout", left_out)
     _check_share("model.dropout", config.model.get("dropout", 0.0))
     first_stage = _first_stage(config)
     autoencoder = vqvae.autoencoder(first_stage)
@@ -84,6 +87,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CodePrior:
         num_codes=first_stage.codebook.size,
         grid=_grid(autoencoder, first_stage),
         num_classes=config.num_classes,
+        vocabulary=config.get("vocabulary", 0),
         dtype=jnp.dtype(config.dtype),
     )
     return CodePrior(
@@ -91,7 +95,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CodePrior:
         autoencoder=autoencoder,
         tx=optim.optimizer(config.optimizer, config.num_train_steps),
         num_classes=config.num_classes,
-        label_dropout=config.label_dropout,
+        condition_dropout=left_out,
         ema_half_life=config.ema.half_life,
         ema_ramp_up=config.ema.ramp_up,
         axis_name=axis_name,
@@ -138,10 +142,12 @@ def init_state(prior: CodePrior, rng: Array, batch: Batch, frozen: Any = None) -
     """The state before the first step.
 
     Args:
+      batch: any batch, for the shapes of its conditions.
       frozen: {"autoencoder": weights of a VQ-VAE}, see `runs.frozen`.
     """
     codes = jnp.zeros((1, *prior.model.grid), jnp.int32)
-    variables = prior.model.init(rng, codes, train=False)
+    one = jax.tree.map(lambda x: x[:1], of_batch(batch, prior.num_classes))
+    variables = prior.model.init(rng, codes, one, train=False)
     return State(
         step=jnp.zeros((), jnp.int32),
         variables=variables,
@@ -155,7 +161,8 @@ def train_step(prior: CodePrior, state: State, batch: Batch, rng: Array) -> tupl
     """One update on the cross-entropy of the codes.
 
     Args:
-      batch: `image` (B, H, W, C) in [-1, 1], `label` (B,) int32 if conditional.
+      batch: `image` (B, H, W, C) in [-1, 1], and if conditional `label` (B,) int32 or a text's
+        fields (see `layers.condition.of_batch`).
       rng: the run's root key, the same at every step and on every device.
 
     Returns:
@@ -164,12 +171,12 @@ def train_step(prior: CodePrior, state: State, batch: Batch, rng: Array) -> tupl
     """
     codes = encode(prior, state, batch)
     rng = jax.random.fold_in(rng, state.step)
-    label_keys, keys = split_keys(example_keys(rng, len(codes), prior.axis_name))
-    label = _left_out(prior, _label(prior, batch), label_keys)
+    told_keys, keys = split_keys(example_keys(rng, len(codes), prior.axis_name))
+    condition = _left_out(prior, of_batch(batch, prior.num_classes), told_keys)
 
     def loss_fn(params: Any) -> tuple[Array, Array]:
         variables = {**state.variables, "params": params}
-        logits = prior.model.apply(variables, codes, label, train=True, keys=keys)
+        logits = prior.model.apply(variables, codes, condition, train=True, keys=keys)
         nats, right = _judge(logits, codes)
         return nats.mean(), right.mean()
 
@@ -214,31 +221,33 @@ def sample(
 
     Args:
       batch: `index` (B,) int32, which with `rng` settles each image, whatever the batch around it;
-        `label` (B,) if conditional, else labels are drawn evenly.
+        `label` (B,) if conditional on labels, else they are drawn evenly; or a text's fields.
       temperature: divides the logits; above 0.
       top_k: only the k likeliest codes are drawn; 0: all.
-      guidance: w in logits (1 + w) * given the label - w * given none (Ho & Salimans 2022, eq. 6,
-        on the logits of each code); 0: none.
+      guidance: w in logits (1 + w) * given the condition - w * given none (Ho & Salimans 2022, eq.
+        6, on the logits of each code); 0: none.
 
     Returns:
       (B, H, W, C) float32 in [-1, 1].
 
     Raises:
-      UserError: a knob out of range; guidance of a prior that was trained with every label.
+      UserError: a knob out of range; guidance of a prior that was trained with every condition.
     """
-    _check_knobs(prior, temperature, top_k, guidance)
     label_keys, code_keys = split_keys(index_keys(rng, batch["index"]))
-    label = batch.get("label") if prior.num_classes else None
-    if prior.num_classes and label is None:
+    condition = of_batch(batch, prior.num_classes)
+    if prior.num_classes and condition is None:
         draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, prior.num_classes))
-        label = draw(label_keys)
+        condition = draw(label_keys)
+    _check_knobs(prior, condition, temperature, top_k, guidance)
     codes = code_transformer.draw(
-        prior.model, weights(state), code_keys, label, temperature, top_k, guidance
+        prior.model, weights(state), code_keys, condition, temperature, top_k, guidance
     )
     return decode(prior, state, codes, batch)
 
 
-def _check_knobs(prior: CodePrior, temperature: float, top_k: int, guidance: float) -> None:
+def _check_knobs(
+    prior: CodePrior, condition: Condition, temperature: float, top_k: int, guidance: float
+) -> None:
     if temperature <= 0:
         raise UserError(f"temperature is {temperature}: it must be above 0, such as 0.9.")
     if not 0 <= top_k <= prior.model.num_codes:
@@ -246,21 +255,26 @@ def _check_knobs(prior: CodePrior, temperature: float, top_k: int, guidance: flo
             f"top_k is {top_k}: it must be from 1 to the codebook's {prior.model.num_codes} codes, "
             "or 0 for all."
         )
-    if guidance and not prior.num_classes:
+    if guidance and condition is None:
         raise UserError(f"guidance is {guidance}, but the prior is unconditional: leave it out.")
-    if guidance and not prior.label_dropout:
+    if guidance and not prior.condition_dropout:
         raise UserError(
-            f"guidance is {guidance}, but the prior was trained with every label: train one with "
-            "--config.label_dropout=0.1."
+            f"guidance is {guidance}, but the prior was trained with every condition: train one "
+            "with --config.conditioning.dropout=0.1."
         )
 
 
 def preview(prior: CodePrior, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
-    """A grid to watch: {"samples": (rows, 8, H, W, C)}, a row a class, codes by `rng`."""
-    rows = min(prior.num_classes, 16) or 8
-    index = jnp.arange(rows * 8, dtype=jnp.int32)
-    images = sample(prior, state, rng, {"index": index, "label": index // 8})
-    return {"samples": images.reshape(rows, 8, *images.shape[1:])}
+    """A grid to watch: {"samples": (rows, columns, H, W, C)}, a row a class, codes by `rng`.
+
+    Of texts a row each, the real image first.
+    """
+    fields = for_grid(batch, prior.num_classes)
+    images = sample(prior, state, rng, fields)
+    images = images.reshape(-1, 8, *images.shape[1:])
+    if "label" not in fields:
+        images = jnp.concatenate([batch["image"][: len(images), None], images], 1)
+    return {"samples": images}
 
 
 def eval_step(prior: CodePrior, state: State, batch: Batch, rng: Array) -> dict[str, tuple]:
@@ -270,7 +284,9 @@ def eval_step(prior: CodePrior, state: State, batch: Batch, rng: Array) -> dict[
     (what the autoencoder loses is not in it); `accuracy` of the likeliest code.
     """
     codes = encode(prior, state, batch)
-    logits = prior.model.apply(weights(state), codes, _label(prior, batch), train=False)
+    logits = prior.model.apply(
+        weights(state), codes, of_batch(batch, prior.num_classes), train=False
+    )
     nats, right = _judge(logits, codes)
     dims = math.prod(batch["image"].shape[1:])
     found = {
@@ -289,13 +305,9 @@ def _judge(logits: Array, codes: Array) -> tuple[Array, Array]:
     return nats, (logits.argmax(-1) == codes).astype(jnp.float32)
 
 
-def _label(prior: CodePrior, batch: Batch) -> Array | None:
-    return batch["label"] if prior.num_classes else None
-
-
-def _left_out(prior: CodePrior, label: Array | None, keys: Array) -> Array | None:
-    """Labels of which a share is `num_classes`, which stands for none."""
-    if label is None or not prior.label_dropout:
-        return label
-    out = jax.vmap(lambda key: jax.random.bernoulli(key, prior.label_dropout))(keys)
-    return jnp.where(out, prior.num_classes, label)
+def _left_out(prior: CodePrior, condition: Condition, keys: Array) -> Condition:
+    """Conditions of which a share says nothing."""
+    if condition is None or not prior.condition_dropout:
+        return condition
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - prior.condition_dropout))(keys)
+    return said(condition, keep, prior.num_classes)

@@ -23,6 +23,7 @@ from aigc_jax import models, optim
 from aigc_jax.errors import UserError
 from aigc_jax.layers.condition import Condition, Text, for_grid, of_batch
 from aigc_jax.losses import adversarial
+from aigc_jax.methods._gan_augment import ADA, Ada, begin, check, followed, parse
 from aigc_jax.methods._gan_matching import part, told
 from aigc_jax.methods._gan_updates import draw_latents, generate, update_d, update_g
 from aigc_jax.metrics import collapse
@@ -70,6 +71,8 @@ class GAN:
       mismatch: the share that wrong conditions have in D's loss of fakes; 0: D sees none.
       auxiliary: weight of D's telling the condition, where D can; 0: it needn't.
       dropout: share of the conditions that say nothing, so that `guidance` has what it goes from.
+      augment: policies of what D sees, real and generated: DiffAugment's, or "ada"; (): none.
+      ada: how that adapts.
       palette: RGB of each label, 0 to 255, where images are label maps, `segments` in a batch: G
         makes, and D sees, a channel for each label, 1 where it is and -1 elsewhere.
       ema_half_life: in images; 0 keeps no average.
@@ -91,6 +94,8 @@ class GAN:
     mismatch: float = 0.0
     auxiliary: float = 0.0
     dropout: float = 0.0
+    augment: tuple[str, ...] = ()
+    ada: Ada = ADA
     palette: tuple[tuple[int, int, int], ...] = ()
     ema_half_life: float = 0.0
     ema_ramp_up: float = 0.05
@@ -121,6 +126,8 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
     )
+    policies, ada = parse(config.get("d_augment", "")), Ada(**config.get("ada", {}))
+    check(ada)
     tx = functools.partial(optim.optimizer, config.optimizer)
     g_steps = config.num_train_steps
     return GAN(
@@ -138,6 +145,8 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
         mismatch=taught.get("mismatch", 0.0),
         auxiliary=taught.get("auxiliary", 0.0),
         dropout=taught.get("dropout", 0.0),
+        augment=policies,
+        ada=ada,
         palette=palette,
         ema_half_life=config.ema.half_life,
         ema_ramp_up=config.ema.ramp_up,
@@ -171,7 +180,7 @@ def init_state(gan: GAN, rng: Array, batch: Batch, frozen: Any = None) -> State:
         d_opt=gan.d_tx.init(d["params"]),
         ema=jax.tree.map(jnp.copy, g) if gan.ema_half_life else None,
         frozen={} if frozen is None else frozen,
-        extras={},
+        extras=begin(gan),
     )
 
 
@@ -210,7 +219,7 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
         fakes, pullback, g_stats = generate(gan, state.g, keys, known.right)
         d, d_opt, d_metrics = update_d(gan, state, images, fakes, known, keys)
         state = state.replace(d=d, d_opt=d_opt)
-    g, g_opt, g_metrics = update_g(gan, state, fakes, pullback, known)
+    g, g_opt, g_metrics = update_g(gan, state, fakes, pullback, known, keys)
     g = {**g, **g_stats}
 
     variance = functools.partial(
@@ -224,7 +233,9 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
     total = len(batch["image"]) * axis_size(gan.axis_name)
     rates = gan.ema_half_life, gan.ema_ramp_up
     ema = optim.averaged(state.ema, g, state.step, total, *rates)
-    return state.replace(step=state.step + 1, g=g, g_opt=g_opt, ema=ema), metrics
+    extras = followed(gan, state.extras, state.step, metrics, len(batch["image"]))
+    metrics |= {name: x for name, x in extras.items() if name == "ada_p"}
+    return state.replace(step=state.step + 1, g=g, g_opt=g_opt, ema=ema, extras=extras), metrics
 
 
 def sample(

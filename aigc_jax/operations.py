@@ -176,10 +176,10 @@ def _drawn(tf: Any, parameters: Sequence[Parameter], values: Sequence[Range], se
     if all(low == high for low, high in values):
         return [tf.constant(low, tf.float32) for low, _ in values]
     shares = tf.unstack(tf.random.stateless_uniform([len(values)], seed))
-    return [_at(tf, *each) for each in zip(parameters, values, shares, strict=True)]
+    return [at(tf, *each) for each in zip(parameters, values, shares, strict=True)]
 
 
-def _at(tf: Any, parameter: Parameter, value: Range, share: Any) -> Any:
+def at(tf: Any, parameter: Parameter, value: Range, share: Any) -> Any:
     """The number at a share in [0, 1) of a range."""
     low, high = value
     if parameter.whole:

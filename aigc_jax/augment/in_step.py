@@ -1,0 +1,41 @@
+"""Augmentation on the device, as a part of the training step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from aigc_jax.augment.arrays import MAPS, augment
+from aigc_jax.augment.chain import Chain
+from aigc_jax.errors import UserError
+from aigc_jax.parallel import example_keys
+from aigc_jax.types import Array, Batch
+
+_IMAGES = ("image", "a", "b")
+_SALT = 0x617567  # its keys are no others
+
+
+def augmented(train_step: Callable, chain: Chain, axis_name: str | None = None) -> Callable:
+    """A step that sees its batch's images augmented, each by a key of its own.
+
+    Args:
+      train_step: (state, batch, rng) -> (state, metrics), a method's with its static half bound;
+        the state counts its steps in `step`.
+      axis_name: the pmapped axis of the batch, or None.
+
+    Raises:
+      UserError, of the step: the batch has neither `image` nor `a` and `b`.
+    """
+
+    def step(state: Any, batch: Batch, rng: Array) -> tuple[Any, dict[str, Array]]:
+        fields = {name: batch[name] for name in (*_IMAGES, *MAPS) if name in batch}
+        if not {*fields} & {*_IMAGES}:
+            raise UserError(
+                "config.augment: this task's batches hold no images as they were: use "
+                "config.data.augment, which comes before the task."
+            )
+        own = jax.random.fold_in(jax.random.fold_in(rng, _SALT), state.step)
+        keys = example_keys(own, len(next(iter(fields.values()))), axis_name)
+        return train_step(state, {**batch, **augment(chain, fields, keys)}, rng)
+
+    return step
