@@ -218,7 +218,7 @@ class Transformer(nn.Module):
           (B, t, num_codes) float32.
         """
         if self.block > 1:
-            x = x + self.place(jnp.full(1, place))
+            x = x + self.place(jnp.full((1, 1), place))
             for i in range(place):
                 x = x + self.within(codes[..., i] + i * self.num_codes)
             x = x + self.contract(nn.gelu(self.expand(self.norm_within(x))))
@@ -249,7 +249,7 @@ class Transformer(nn.Module):
 
     def _embedded(self, codes: Array) -> Array:
         """(B, t, n) int32 -> (B, t, width)."""
-        places = self.num_codes * jnp.arange(self.block**2)
+        places = self.num_codes * jnp.arange(self.block**2)[None, None]
         return self.code(codes + places).sum(2)
 
     def _squares(self, codes: Array) -> Array:
