@@ -1,6 +1,7 @@
 """What is in a data set, before anyone trains on it: `aigc inspect`."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import logging
@@ -92,8 +93,9 @@ def inspect(
       UserError: the sources' own; `out` is taken.
     """
     sampling.check_folder(out)
-    data = _table(source, split, num, image_size, data_dir)
-    other = _table(against, split, num, image_size, data_dir) if against else None
+    look = functools.partial(_table, split=split, num=num, size=image_size, data_dir=data_dir)
+    data = look("--data", source)
+    other = look("--against", against) if against else None
     found = [*_contents(data), *_balance(data), *_quality(data), *_twins(data)]
     if other is not None:
         found += _shared(data, other)
@@ -116,10 +118,12 @@ def inspect(
 # ---- reading ----
 
 
-def _table(source: str, split: str, num: int, size: int, data_dir: str | None) -> Table:
+def _table(
+    flag: str, source: str, *, split: str, num: int, size: int, data_dir: str | None
+) -> Table:
     kind, place = sources.parse(source)
     if kind == "folder":
-        return _of_folder(place, split, num, size)
+        return _of_folder(flag, place, split, num, size)
     data = sources.load(source, split=split, image_size=size, data_dir=data_dir, cache_bytes=0)
     if data.num_examples > num:
         _log.warning("%s: %d of %d images are looked at.", data.name, num, data.num_examples)
@@ -147,12 +151,12 @@ def _read(data: Dataset, num: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.
         yield images[valid], batch["index"][valid], batch.get("label", batch["index"])[valid]
 
 
-def _of_folder(place: str, split: str, num: int, size: int) -> Table:
+def _of_folder(flag: str, place: str, split: str, num: int, size: int) -> Table:
     """By files, so that each can be named."""
     root = folders.existing(place)
     if all((root / half).is_dir() for half in ("train", "test")):
         root = root / split
-    files = PictureFiles(str(root))
+    files = PictureFiles(str(root), flag)
     every = sorted(files.sizes, key=lambda file: file.name)
     chosen = [every[row] for row in subset(len(every), num)]
 
@@ -221,10 +225,10 @@ def _balance(data: Table) -> Iterator[Finding]:
         return
     counts = np.bincount(data.labels, minlength=len(data.class_names))
     most, least = counts.argmax(), counts.argmin()
-    yield Finding(
-        f"{len(counts)} classes of {counts[least]} ({data.class_names[least]}) to {counts[most]} "
-        f"({data.class_names[most]}) images"
-    )
+    fewest, names = counts[least], data.class_names
+    told = f"{fewest} ({names[least]}) to {counts[most]} ({names[most]}) images"
+    told = f"{fewest} images each" if counts[most] == fewest else told
+    yield Finding(f"{len(counts)} classes of {told}")
     rare = [name for name, n in zip(data.class_names, counts, strict=True)
             if n < _RARE * np.median(counts)]  # fmt: skip
     if rare:

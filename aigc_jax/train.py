@@ -213,7 +213,7 @@ class _Loop:
         config, total = self.config, self.config.num_train_steps
         step_fn = functools.partial(self.method.train_step, self.spec)
         if config.augment:
-            chain = augment.parse(config.augment)
+            chain = augment.parse(config.augment, mixing=getattr(self.method, "MIXES", False))
             step_fn = augment.augmented(step_fn, chain, self.layout.axis_name)
         if config.on_nonfinite == "skip":
             step_fn = skip_nonfinite(step_fn)

@@ -1,7 +1,7 @@
 """A probe that reads shape, colour, size, texture and place of every object of captioned shapes.
 
 The judge of pictures made of captions: 99.9% of each attribute of the test pictures and of the
-held-out combinations, in three minutes on one CPU core.
+held-out combinations, in under three minutes on one CPU core.
 
 ```
 aigc train --config=configs/shapes_probe.py

@@ -1,5 +1,8 @@
 """A transformer that writes a picture's 16x16 codes as a sentence says: one or two shapes, 32x32.
 
+30 minutes on two CPU cores. Colours, backgrounds and counts come out right in about nine of ten
+pictures, shapes and relations in half: `aigc sample --guidance 0.5` to 1 is better than none.
+
 ```
 aigc train --config=configs/shapes_vqvae.py
 aigc train --config=configs/shapes_text_codes.py --config.frozen.autoencoder=runs/shapes_vqvae

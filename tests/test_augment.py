@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
-from skimage import transform
 
 from aigc_jax.augment import arrays, augment, augmented, chain, parse
 from aigc_jax.augment.kinds import KINDS
+from aigc_jax.augment.mixing import mixed
 from aigc_jax.errors import UserError
 
 RNG = jax.random.key(0)
@@ -113,6 +113,7 @@ def test_a_crop_is_scikit_images():
     side = 0.5 + 0.2 * 0.5
     left, top = (16 * (1 + (2 * u - 1) * (1 - side) - side) for u in (0.9, 0.3))
     to = np.array([[side, 0, left + side / 2 - 0.5], [0, side, top + side / 2 - 0.5], [0, 0, 1]])
+    transform = pytest.importorskip("skimage.transform")
     theirs = transform.warp(
         np.float64(image), transform.AffineTransform(to), order=1, mode="symmetric"
     )
@@ -130,6 +131,7 @@ def test_translation_is_by_whole_pixels():
 def test_zoom_and_stretch_at_their_ends():
     image = photo(40)
     middle = placed("zoom(1)", image, 1.0)  # twice as large
+    transform = pytest.importorskip("skimage.transform")
     expected = transform.resize(image[10:30, 10:30].astype(float), (40, 40), order=1)
     assert np.abs(middle - expected)[2:-2, 2:-2].max() <= 1
     step, u = told("stretch(0.5)", 1.0)
@@ -290,12 +292,31 @@ EVERY = [
     "flip", "vflip", "turn", "rotate(30)", "crop(0.6)", "zoom(0.3)", "stretch(0.3)",
     "translate(0.2)", "shear(15)", "perspective(0.1)", "brightness(0.3)", "contrast(0.3)",
     "saturation(0.5)", "hue(40)", "color(0.2)", "grey", "negative", "noise(10)", "blur(0..2)",
-    "cutout(0.4)", "elastic(1)", "same",
+    "cutout(0.4)", "elastic(1)", "same", "randaugment(2,6)",
 ]  # fmt: skip
 
 
 def test_every_one_is_tested():
-    assert {text.partition("(")[0] for text in EVERY} == set(KINDS)
+    assert {text.partition("(")[0] for text in EVERY} == set(KINDS) - {"mixup", "cutmix"}
+
+
+def test_randaugment_takes_each_as_often():
+    """At strength 10 every one of nine leaves marks of its own."""
+    image = photo(24, seed=3)
+    made = run("randaugment(1,10)", np.repeat(image[None], 900, 0))[0]
+    variants, counts = np.unique(made.reshape(900, -1), axis=0, return_counts=True)
+    # Nothing once, and eight others either way.
+    assert len(variants) == 17
+    nothing = (variants == image.reshape(-1)).all(1)
+    assert 70 < counts[nothing].sum() < 130
+    assert counts[~nothing].min() > 25 and counts[~nothing].max() < 80
+    turned = [placed(f"rotate({angle})", image, u) for angle in (30,) for u in (0.0, 1 - 1e-7)]
+    for each in turned:
+        assert np.abs(variants - each.reshape(-1)).max(1).min() <= 1
+    brighter = np.clip(image * 1.9, 0, 255).reshape(-1)
+    assert np.abs(variants - brighter).max(1).min() <= 1
+    twice = run("randaugment(2,10)", np.repeat(image[None], 400, 0))[0]
+    assert len(np.unique(twice.reshape(400, -1), axis=0)) > 60
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -351,6 +372,8 @@ def test_steps_are_few():
         ("flip(1,2)", "flip takes 1 argument"),
         ("color", "color takes 1 argument"),
         ("rotate 15", "is no augmentation"),
+        ("randaugment(1..2,5)", "n can't be a range. Did you mean 2"),
+        ("flip,mixup(0.2)", "'mixup' mixes the images of a batch: it goes in config.augment"),
     ],
 )
 def test_mistakes(text, line):
@@ -485,3 +508,77 @@ def test_the_step_sees_them_augmented_the_same_on_eight_devices():
 def test_a_batch_without_images():
     with pytest.raises(UserError, match="batches hold no images"):
         augmented(watched, parse("flip"))(Counted((0,)), {"source": jnp.zeros((2, 4, 4, 3))}, RNG)
+
+
+# ---- mixed ----
+
+
+def pairs(text, count=16, keys=RNG):
+    batch = {"image": floats(np.stack([photo(8, seed=i) for i in range(count)]))}
+    batch["label"] = jnp.arange(count)
+    split = jax.random.split(keys, count)
+    return batch, jax.jit(functools.partial(mixed, parse(text, mixing=True).mixes))(batch, split)
+
+
+def test_mixup_is_its_equation():
+    batch, made = pairs("mixup(0.4)", 4000)
+    own = np.asarray(made["share"])[:, None, None, None]
+    other = np.asarray(batch["image"])[np.arange(4000) ^ 1]
+    expected = own * np.asarray(batch["image"]) + (1 - own) * other
+    np.testing.assert_allclose(made["image"], expected, atol=1e-6)
+    np.testing.assert_array_equal(made["other_label"], np.arange(4000) ^ 1)
+    # Beta(a, a) has variance 1 / (4 (2 a + 1)).
+    assert abs(own.mean() - 0.5) < 0.02 and abs(own.var() - 1 / (4 * 1.8)) < 0.01
+
+
+def test_cutmix_shares_are_of_area():
+    batch, made = pairs("cutmix", 400)
+    own, other = (np.asarray(batch["image"])[np.arange(400) ^ i] for i in (0, 1))
+    is_own = (np.asarray(made["image"]) == own).all(-1)
+    is_other = (np.asarray(made["image"]) == other).all(-1)
+    assert (is_own | is_other).all()
+    np.testing.assert_allclose(made["share"], is_own.mean((1, 2)), atol=1e-6)
+    for mask in ~is_own:  # a box
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        assert mask.sum() == len(rows) * len(columns)
+        assert (np.diff(rows) == 1).all() and (np.diff(columns) == 1).all()
+
+
+def test_one_of_several_is_drawn():
+    batch, made = pairs("mixup,cutmix", 400)
+    copied = (np.asarray(made["image"]) == np.asarray(batch["image"])).all(-1).any((1, 2))
+    assert 0.3 < copied.mean() < 0.6  # cutmix, but where its box is everything
+
+
+def test_a_classifier_learns_of_both_labels():
+    """Its loss is the mean of both labels' losses by share; the same on eight devices."""
+    from aigc_jax.methods import classifier
+
+    batch, made = pairs("mixup")
+    label = jnp.arange(16) % 3
+    mixed_ = made | {"label": label, "other_label": label[jnp.arange(16) ^ 1]}
+    target = classifier._target(mixed_, 3)
+    own = np.asarray(made["share"])
+    for i in range(16):
+        expected = np.zeros(3)
+        expected[label[i]] += own[i]
+        expected[label[i ^ 1]] += 1 - own[i]
+        np.testing.assert_allclose(target[i], expected, atol=1e-6)
+
+    def seen(state, batch, rng):
+        both = jnp.stack([batch["image"].mean((1, 2, 3)), batch["share"]])
+        return Counted((state.step + 1,)), {"seen": both}
+
+    chain_ = parse("flip,mixup", mixing=True)
+    fields = {"image": batch["image"], "label": label}
+    state = Counted((jnp.int32(3),))
+    whole = jax.jit(augmented(seen, chain_))(state, fields, RNG)[1]["seen"]
+    split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), fields)
+    across = jax.pmap(augmented(seen, chain_, "data"), "data", in_axes=(None, 0, None))
+    parts = across(state, split, RNG)[1]["seen"]
+    np.testing.assert_allclose(np.moveaxis(parts, 0, 1).reshape(2, 16), whole, atol=1e-6)
+
+
+def test_an_odd_batch_has_no_pairs():
+    with pytest.raises(UserError, match="part of the batch is 3 images: make it even"):
+        pairs("mixup", 3)

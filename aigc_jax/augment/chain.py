@@ -2,11 +2,15 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aigc_jax.augment.kinds import KINDS, LUMA, Rows
+from aigc_jax.errors import UserError
 from aigc_jax.operations import Operation, at
+
+_PLACES_AND_COLOURS = {"place": ["places"], "colour": ["colours"], "both": ["places", "colours"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +34,12 @@ class Chain:
       steps: the same in as few as there may be. Matrices of places and of colours change places:
         a mean of colours becomes the same mean of what they become.
       draws: how many numbers in [0, 1) each image draws.
+      mixes: of which each image draws one afterwards, see `augment.mixing`.
     """
 
     steps: tuple[Step, ...]
     draws: int
+    mixes: tuple[Operation, ...] = ()
 
     @property
     def moves(self) -> bool:
@@ -43,23 +49,42 @@ class Chain:
 
 
 @functools.lru_cache
-def parse(text: str) -> Chain:
+def parse(text: str, *, mixing: bool = False) -> Chain:
     """The chain of a list, "rotate(15),flip"; "": nothing.
+
+    Args:
+      mixing: whether images may be mixed with others.
 
     Raises:
       UserError: an unknown one, too few or too many arguments, or one out of range.
     """
     operations = KINDS.parse(text) if text.strip() else ()
-    steps, first = [Step()], 0
-    for operation in operations:
+    steps, mixes, first = [Step()], [], 0
+    for operation in itertools.chain(*map(_each, operations)):
         stage, entry = KINDS[operation.name].stage, (first, operation)
-        if stage == "pixels":
+        if stage == "batch":
+            mixes.append(operation)
+        elif stage == "pixels":
             steps += [Step(pixels=entry), Step()]
-        else:
-            name = {"place": "places", "colour": "colours"}[stage]
+        for name in _PLACES_AND_COLOURS.get(stage, ()):
             steps[-1] = dataclasses.replace(steps[-1], **{name: (*getattr(steps[-1], name), entry)})
         first += len(operation.args) + KINDS[operation.name].draws
-    return Chain(tuple(step for step in steps if step != Step()), first)
+    if mixes and not mixing:
+        raise UserError(
+            f"{mixes[0].name!r} mixes the images of a batch: it goes in config.augment, for a "
+            "classifier, and nowhere else."
+        )
+    return Chain(tuple(step for step in steps if step != Step()), first, tuple(mixes))
+
+
+def _each(operation: Operation) -> list[Operation]:
+    """RandAugment as the several that it is."""
+    if operation.name != "randaugment":
+        return [operation]
+    number, _ = operation.args
+    if number.low != number.high:
+        raise UserError(f"'{operation}': n can't be a range. Did you mean {number.high:g}?")
+    return [operation] * int(number.high)
 
 
 def numbers(xp: Any, entry: tuple[int, Operation], u: Any) -> tuple[list[Any], list[Any]]:

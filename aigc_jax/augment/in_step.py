@@ -7,6 +7,7 @@ import jax
 
 from aigc_jax.augment.arrays import MAPS, augment
 from aigc_jax.augment.chain import Chain
+from aigc_jax.augment.mixing import mixed
 from aigc_jax.errors import UserError
 from aigc_jax.parallel import example_keys
 from aigc_jax.types import Array, Batch
@@ -24,7 +25,8 @@ def augmented(train_step: Callable, chain: Chain, axis_name: str | None = None) 
       axis_name: the pmapped axis of the batch, or None.
 
     Raises:
-      UserError, of the step: the batch has neither `image` nor `a` and `b`.
+      UserError, of the step: the batch has neither `image` nor `a` and `b`; or it is to be mixed
+        in pairs, and odd.
     """
 
     def step(state: Any, batch: Batch, rng: Array) -> tuple[Any, dict[str, Array]]:
@@ -36,6 +38,10 @@ def augmented(train_step: Callable, chain: Chain, axis_name: str | None = None) 
             )
         own = jax.random.fold_in(jax.random.fold_in(rng, _SALT), state.step)
         keys = example_keys(own, len(next(iter(fields.values()))), axis_name)
-        return train_step(state, {**batch, **augment(chain, fields, keys)}, rng)
+        batch = {**batch, **augment(chain, fields, keys)}
+        if chain.mixes:
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, len(chain.steps))
+            batch |= mixed(chain.mixes, batch, keys)
+        return train_step(state, batch, rng)
 
     return step

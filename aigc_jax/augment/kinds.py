@@ -22,6 +22,10 @@ blur(sigma)            Gaussian, in pixels
 cutout(share)          a square of this share of the side, at a random place, becomes mid-grey
 elastic(strength)      each place moves by a smooth random field of this many pixels
 same                   nothing
+randaugment(n, x)      n of rotate, shear, translate, brightness, contrast, saturation and same, other
+                       ones for each image, at the strength x from 0 to 10
+mixup(alpha)           with another image of the batch, see `augment.mixing`; so is
+cutmix(alpha)          a box of it; in config.augment alone
 =====================  ============================================================================
 
 A number may be a range, `blur(0..2)`, of which every image draws its own.
@@ -53,7 +57,9 @@ class Kind(NamedTuple):
       parameters: what may be asked of it.
       stage: "place" for a matrix (3, 3) from places in the result to places in the image, where
         the middle is 0 and the borders are -1 and 1, x before y; "colour" for one (3, 4), from a
-        colour in [0, 1] and 1 to a colour; "pixels" for what is neither.
+        colour in [0, 1] and 1 to a colour; "both" for a `function` that is told `shape` and makes
+        the former, or `mean` and makes the latter; "pixels" for what is neither, "batch" for what
+        takes more than an image.
       draws: how many numbers `u` are.
     """
 
@@ -225,6 +231,44 @@ def negative(xp: Any, u: Sequence[Any], p: Any, mean: Any) -> Rows:
     return _scaled(_heads(xp, u[0], p), xp.where(u[0] < p, 1.0, 0.0))
 
 
+# ---- either ----
+
+
+def _picked(function: Callable[..., Rows], most: float, place: int | None = None) -> Callable:
+    """One at a strength from 0 to 1, either way: along one axis, where it has two."""
+
+    def rows(xp: Any, sign: Any, strength: Any, **more: Any) -> Rows:
+        u = [sign] if place is None else [sign if i == place else 0.5 for i in (0, 1)]
+        return function(xp, u, most * strength, **more)
+
+    return rows
+
+
+# As far as they are matrices, the list of Cubuk et al. 2020, section 4, at its strengths at 10.
+_ANY_PLACE = [
+    _picked(rotate, 30), *(_picked(shear, 16.7, axis) for axis in (0, 1)),
+    *(_picked(translate, 0.45, axis) for axis in (0, 1)),
+]  # fmt: skip
+_ANY_COLOUR = [_picked(function, 0.9) for function in (brightness, contrast, saturation)]
+
+
+@_add("both", 2, Parameter("n", 1, 4, whole=True), Parameter("x", 0, 10))
+def randaugment(xp: Any, u: Sequence[Any], n: Any, x: Any, **more: Any) -> Rows:
+    """One of them, each as likely; `chain.parse` takes n of these."""
+    kinds, first = (_ANY_PLACE, 1) if "shape" in more else (_ANY_COLOUR, 1 + len(_ANY_PLACE))
+    width = 3 if "shape" in more else 4
+    pick = xp.floor(u[0] * (1 + len(_ANY_PLACE) + len(_ANY_COLOUR)))
+    sign = xp.where(u[1] < 0.5, 0.0, 1.0)
+    chosen = [[float(i == j) for j in range(width)] for i in range(3)]
+    for number, kind in enumerate(kinds, first):
+        rows = kind(xp, sign, x / 10, **more)
+        chosen = [
+            [xp.where(pick == number, 1.0 * new, old) for new, old in zip(*pair, strict=True)]
+            for pair in zip(rows, chosen, strict=True)
+        ]
+    return chosen
+
+
 # ---- pixels: see `augment.arrays` and `data.augment` ----
 
 for _name, _draws, _parameters in (
@@ -234,6 +278,8 @@ for _name, _draws, _parameters in (
     ("elastic", 0, [Parameter("strength", 0, 100), Parameter("smoothness", 1, 16, Range(4, 4))]),
 ):
     KINDS[_name] = Kind(None, tuple(_parameters), "pixels", _draws)
+for _name in ("mixup", "cutmix"):
+    KINDS[_name] = Kind(None, (Parameter("alpha", 0.01, 10, Range(1, 1)),), "batch", 0)
 KINDS["same"] = Kind(lambda xp, u, shape: [[1, 0, 0], [0, 1, 0], [0, 0, 1]], (), "place", 0)
 
 

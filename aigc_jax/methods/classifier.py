@@ -18,6 +18,8 @@ from aigc_jax.errors import UserError
 from aigc_jax.parallel import axis_size, pmean
 from aigc_jax.types import Array, Batch, Metrics
 
+MIXES = True  # its step takes mixed images and the share of each of their labels
+
 
 class State(struct.PyTreeNode):
     """What training changes; `variables` are the network's, `ema` their moving average."""
@@ -75,7 +77,11 @@ def init_state(spec: Classifier, rng: Array, batch: Batch, frozen: Any = None) -
 
 
 def train_step(spec: Classifier, state: State, batch: Batch, rng: Array) -> tuple[State, Metrics]:
-    """One update on `image` (B, H, W, C) in [-1, 1] and `label` (B,) int32; draws nothing."""
+    """One update on `image` (B, H, W, C) in [-1, 1] and `label` (B,) int32; draws nothing.
+
+    Where images are mixed (`augment.mixing`), `share` (B,) of the label is `label`, the rest
+    `other_label`.
+    """
     label = batch["label"]
 
     def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
@@ -83,7 +89,7 @@ def train_step(spec: Classifier, state: State, batch: Batch, rng: Array) -> tupl
         (logits, _), stats = spec.model.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"]
         )
-        target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), spec.label_smoothing)
+        target = optax.smooth_labels(_target(batch, logits.shape[-1]), spec.label_smoothing)
         return optax.softmax_cross_entropy(logits, target).mean(), (logits, stats)
 
     (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -99,6 +105,15 @@ def train_step(spec: Classifier, state: State, batch: Batch, rng: Array) -> tupl
     rates = spec.ema_half_life, spec.ema_ramp_up
     ema = optim.averaged(state.ema, variables, state.step, total, *rates)
     return state.replace(step=state.step + 1, variables=variables, opt=opt, ema=ema), metrics
+
+
+def _target(batch: Batch, num_classes: int) -> Array:
+    """(B, num_classes), of sum 1."""
+    target = jax.nn.one_hot(batch["label"], num_classes)
+    if "share" in batch:
+        share = batch["share"][:, None]
+        target = share * target + (1 - share) * jax.nn.one_hot(batch["other_label"], num_classes)
+    return target
 
 
 def predict(spec: Classifier, state: State, images: Array) -> tuple[Array, Array]:
