@@ -22,8 +22,8 @@ blur(sigma)            Gaussian, in pixels
 cutout(share)          a square of this share of the side, at a random place, becomes mid-grey
 elastic(strength)      each place moves by a smooth random field of this many pixels
 same                   nothing
-randaugment(n, x)      n of rotate, shear, translate, brightness, contrast, saturation and same, other
-                       ones for each image, at the strength x from 0 to 10
+randaugment(n, x)      n of rotate, shear, translate, brightness, contrast, saturation and same,
+                       other ones for each image, at the strength x from 0 to 10
 mixup(alpha)           with another image of the batch, see `augment.mixing`; so is
 cutmix(alpha)          a box of it; in config.augment alone
 =====================  ============================================================================
