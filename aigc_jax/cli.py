@@ -26,7 +26,8 @@ Any field of the config is a flag:
   aigc train --config=configs/mnist_dcgan.py --config.batch_size=128 --config.optimizer.lr=1e-4
   aigc train --config=configs/mnist_dcgan.py:smoke    the same, seconds long
   aigc train --workdir=runs/photos --config.data.source=folder:photos --config.task=generate
-The source is digits, tfds:NAME[/SPLIT], folder:DIR or npz:FILE.
+The source is digits, tfds:NAME[/SPLIT], folder:DIR, npz:FILE, shapes or generated:DIR (written by
+aigc sample --as-dataset); --config.data.mix takes several.
 
 Launched again with the same workdir, a run continues. On several machines, start the same command
 on each: with --distributed under Slurm or on a Cloud TPU pod, else with the three flags.
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.verb is None:
         parser.print_help()
         return 0
-    if rest and args.verb != "train":
+    if rest and args.verb not in ("train", "selftrain"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # What Orbax raises it also logs, with tracebacks.
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", title="commands", metavar="<command>")
     commands = {
         "train": training.add_train,
+        "selftrain": training.add_selftrain,
         "sample": making.add_sample,
         "reconstruct": making.add_reconstruct,
         "interpolate": making.add_interpolate,
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "augment": restoring.add_augment,
         "robustness": restoring.add_robustness,
         "evaluate": measuring.add_evaluate,
+        "neighbors": measuring.add_neighbors,
         "inspect": measuring.add_inspect,
         "stats": measuring.add_stats,
         "compare": measuring.add_compare,

@@ -4,23 +4,26 @@ import dataclasses
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from aigc_jax import __version__, runs, sampling
+from aigc_jax import __version__, runs, sampling, sifting
 from aigc_jax.data import tensorflow
 from aigc_jax.data.generated import MANIFEST, marked
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.runs import Run
+from aigc_jax.sifting import Sieve
 
 FORMATS = ("folder", "tfds")
 _SHARD = 10_000  # images of a TFRecord file
+_TRIES = 50  # samples drawn at most for one that passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +51,14 @@ def export(
     label: int | None = None,
     text: Sequence[str] = (),
     seed: int = 0,
+    keep: str = "",
+    real: ConfigDict | None = None,
     **knobs: Any,
 ) -> dict[str, Any]:
     """Samples of a run as a data set, made on all of this process's devices as they are written.
 
-    Image i is that of `sampling.generate`. No more than a few hundred are in memory at once.
+    Image i is that of `sampling.generate`, or the i-th of those that `keep` lets pass, of each
+    class as many as without it. No more than a few hundred are in memory at once.
 
     Args:
       out: a new folder.
@@ -60,17 +66,20 @@ def export(
       form: "folder", PNGs in a folder for each class, or right there where there are none (texts in
         metadata.jsonl); "tfds", sharded TFRecords for `tfds.builder_from_directory`.
       label, text, seed, **knobs: as of `sampling.generate`.
+      keep: filters of `sifting`, "confidence(0.9),copies"; "": all are kept.
+      real: the config whose training images samples are compared with; None: the run's own.
 
     Returns:
       the manifest.
 
     Raises:
       UserError: see `sampling.generate`; an unknown form; `per_class` without classes or with a
-        label; `out` is there already.
+        label; `out` is there already; too few samples pass.
     """
     check(form, per_class, run.config.num_classes, label)
     sampling.check_folder(out)
     out, count = Path(out), n * run.config.num_classes if per_class else n
+    sieve = sifting.sieve(keep, real or run.config)
     names = runs.class_names(run.workdir, run.config) if run.config.num_classes else []
     told = {
         "generated": True,
@@ -85,12 +94,14 @@ def export(
         "label": label,
         "texts": list(text),
         "knobs": knobs,
+        "keep": keep,
         "aigc_jax": __version__,
         "command": " ".join(sys.argv),
     }
     runs.write_json(out / MANIFEST, told)  # at once: a part of them is no more real
     writer = {"folder": _Folder, "tfds": _Records}[form](out, count, names, text)
-    chunks = sampling.chunks(run, count, label=label, text=text, seed=seed, **knobs)
+    asked = {"label": label, "text": text, "seed": seed, **knobs}
+    chunks = _passing(run, count, sieve, **asked) if sieve else sampling.chunks(run, count, **asked)
     bar = tqdm(total=count, unit="img", disable=not sys.stderr.isatty())
     with bar, ThreadPoolExecutor(1) as pool, writer:
         before: Future | None = None
@@ -100,9 +111,37 @@ def export(
             before = pool.submit(writer.write, Chunk(start, images, labels))
             bar.update(len(images))
         before.result()
-    told["complete"] = True
+    told |= {"complete": True, "dropped": dict(sieve.dropped) if sieve else {}}
     runs.write_json(out / MANIFEST, told)
     return told
+
+
+def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[tuple]:
+    """As `sampling.chunks`, of those that pass; as many of each label as without a sieve."""
+    labels = sampling.class_labels(run.config, count, asked["label"])
+    quota = None if labels is None else np.bincount(labels, minlength=run.config.num_classes)
+    done = 0
+    for drawn, images, own in sampling.chunks(run, _TRIES * count, **asked):
+        kept = np.flatnonzero(sieve(images, own))
+        if quota is not None:
+            kept = np.array([i for i in kept if _take(quota, own[i])], int)
+        kept = kept[: count - done]
+        if len(kept):
+            yield done, images[kept], None if own is None else own[kept]
+            done += len(kept)
+        if done == count:
+            return
+        if drawn >= _TRIES * 512 and done * _TRIES < drawn:  # it would never end
+            break
+    refused = ", ".join(f"{name} dropped {n}" for name, n in sieve.dropped.items())
+    raise UserError(
+        f"--keep lets {done} samples of {drawn + len(images)} pass ({refused}): ask less."
+    )
+
+
+def _take(quota: np.ndarray, label: int) -> bool:
+    quota[label] -= 1
+    return quota[label] >= 0
 
 
 def check(form: str, per_class: bool, num_classes: int, label: int | None) -> None:

@@ -10,6 +10,7 @@ from aigc_jax.errors import UserError
 Runner = Callable[[argparse.Namespace, list[str]], None]
 
 STEP_HELP = "of the checkpoint (default: the newest)"
+KEEP_HELP = "keep those that pass, e.g. 'confidence(0.9),realism(1),copies(0.5)'; see sifting"
 TILE_HELP = "pixels a side above which an image goes through in tiles (default: 2048)"
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from aigc_jax.commands.common import STEP_HELP, TILE_HELP, Runner, check_numbers
+from aigc_jax.commands.common import KEEP_HELP, STEP_HELP, TILE_HELP, Runner, check_numbers
 from aigc_jax.errors import UserError
 
 _KNOBS = ("truncation", "temperature", "top_k", "guidance")
@@ -30,6 +30,7 @@ def add_sample(parser: argparse.ArgumentParser) -> Runner:
     add("--as-dataset", metavar="DIR", help="in place of --out: a data set, and what made it")
     add("--format", default="folder", help="of --as-dataset: folder (default) or tfds")
     add("--per-class", action="store_true", help="--n of each class, of --as-dataset")
+    add("--keep", default="", metavar="FILTERS", help=KEEP_HELP)
     return _sample
 
 
@@ -39,6 +40,8 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
 
     if args.as_dataset:
         return _sample_dataset(args)
+    if args.keep:
+        raise UserError("--keep chooses the images of --as-dataset DIR: give that too.")
     check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
     sampling.check_values(knobs)
@@ -56,7 +59,7 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
 
 def _sample_dataset(args: argparse.Namespace) -> None:
     from aigc_jax import config as configs
-    from aigc_jax import exporting, methods, runs, sampling
+    from aigc_jax import exporting, methods, runs, sampling, sifting
 
     check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
@@ -66,13 +69,17 @@ def _sample_dataset(args: argparse.Namespace) -> None:
     sampling.check_draws(methods.load(config.method), knobs)
     sampling.class_labels(config, 1, args.label)
     exporting.check(args.format, args.per_class, config.num_classes, args.label)
+    sifting.parse(args.keep)
     sampling.check_texts(config, args.text)
     told = exporting.export(
         runs.load(args.workdir, args.step), args.as_dataset, args.n, form=args.format,
-        per_class=args.per_class, label=args.label, text=args.text, seed=args.seed, **knobs,
+        per_class=args.per_class, label=args.label, text=args.text, seed=args.seed, keep=args.keep,
+        **knobs,
     )  # fmt: skip
     source = f"--config.data.source=generated:{args.as_dataset}"
     where = f"{told['num_images']} images of step {told['step']} in {args.as_dataset}"
+    if told["dropped"]:
+        where += f" ({', '.join(f'{name} dropped {n}' for name, n in told['dropped'].items())})"
     print(f"{where}: train on them by {source}")
 
 

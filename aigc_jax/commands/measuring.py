@@ -1,12 +1,13 @@
 """The commands that measure: images, runs, this library itself."""
 
 import argparse
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from aigc_jax.commands.common import Runner, check_numbers, check_parent
+from aigc_jax.commands.common import STEP_HELP, Runner, check_numbers, check_parent
 from aigc_jax.errors import UserError
 
 _PATH_HELP = "a folder or zip of images, an .npz of uint8 images, tfds:NAME/SPLIT, or a run"
@@ -114,6 +115,36 @@ def _inspect(args: argparse.Namespace, rest: list[str]) -> None:
         image_size=args.image_size, data_dir=args.data_dir,
     )  # fmt: skip
     print("\n".join([*lines, f"Look at {args.out}/page.png."]))
+
+
+def add_neighbors(parser: argparse.ArgumentParser) -> Runner:
+    """does a run copy its training images? samples beside the nearest of them, and a test"""
+    add = parser.add_argument
+    add("--workdir", required=True, help="of the run")
+    add("--out", default="neighbors.png", metavar="FILE", help="x.png: samples, each with the 4")
+    add("--num", type=int, default=1000, help="samples (default: 1000)")
+    add("--seed", type=int, default=0, help="of the samples")
+    add("--truncation", type=float, help="keep latents within +- this")
+    add("--json", metavar="FILE", help="write the numbers there")
+    add("--step", type=int, help=STEP_HELP)
+    return _neighbors
+
+
+def _neighbors(args: argparse.Namespace, rest: list[str]) -> None:
+    from aigc_jax import memorization, runs, sampling
+
+    check_numbers(args, num=4)
+    if Path(args.out).suffix != ".png":
+        raise UserError(f"--out {args.out}: end it in .png.")
+    sampling.check_out(args.out)
+    check_parent("--json", args.json)
+    knobs = {} if args.truncation is None else {"truncation": args.truncation}
+    sampling.check_values(knobs)
+    run = runs.load(args.workdir, args.step)
+    found = memorization.memorized(run, args.out, args.num, args.seed, **knobs)
+    if args.json:
+        runs.write_json(Path(args.json), dataclasses.asdict(found))
+    print(f"{found.told()}\nLook at {args.out}.")
 
 
 def add_stats(parser: argparse.ArgumentParser) -> Runner:

@@ -1,0 +1,115 @@
+"""Whether a run copies its training images: those nearest to its samples, and a test."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aigc_jax import sampling, sifting
+from aigc_jax.metrics import neighbors
+from aigc_jax.runs import Run
+from aigc_jax.sets import Filled
+from aigc_jax.writers import save_png, tile
+
+_ROWS, _NEAREST, _COPY = 8, 4, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Memorized:
+    """What samples have of the training images; beside it, what new real images have of them.
+
+    Attributes:
+      copying: see `metrics.neighbors.Copying`.
+      copies, held_out_copies: shares that are nearer to a training image than half of that
+        image's distance to its own nearest neighbour.
+      closeness, held_out_closeness: medians of that quotient.
+      n, n_train, n_held_out: how many images.
+      network: the features' network.
+    """
+
+    copying: float
+    z: float
+    copies: float
+    held_out_copies: float
+    closeness: float
+    held_out_closeness: float
+    n: int
+    n_train: int
+    n_held_out: int
+    network: str
+
+    def told(self) -> str:
+        """In two lines."""
+        nearer = (
+            "nearer to the training images than new real ones are: some may be copies"
+            if self.z > 3 and self.copying > 0.5
+            else "no nearer to the training images than new real ones are"
+        )
+        return (
+            f"{self.n} samples are {nearer} (in {100 * self.copying:.1f}% of pairs the sample is "
+            f"nearer; 50% is as it should be)\n"
+            f"{100 * self.copies:.2g}% are copies by distance, of held-out images "
+            f"{100 * self.held_out_copies:.2g}%"
+        )
+
+
+def memorized(run: Run, out: str | Path, num: int = 1000, seed: int = 0, **knobs: Any) -> Memorized:
+    """Compares samples with their nearest training images, in the features of the run's network.
+
+    Args:
+      out: x.png: a row for each of the 8 closest samples, and of 8 others from close to far; each
+        beside its 4 nearest training images.
+      num: samples.
+      **knobs: of the method's `sample`.
+
+    Raises:
+      UserError: the run draws nothing, or has no network that sees its samples.
+    """
+    sampling.check_draws(run.method, knobs)
+    viewer = sifting.viewer_of(run.config)
+    every = sifting.training_filled(run.config, viewer)
+    train, held_out = viewer.see(every), sifting.real_images(run.config, viewer)
+    images, _ = sampling.generate(run, num, seed=seed, **knobs)
+    fake = viewer.see(sifting.of_arrays("samples", images, viewer)).features
+    close, _ = neighbors.closeness(fake, train.features)
+    others, _ = neighbors.closeness(held_out.features, train.features)
+    save_png(tile(_page(images, fake, train.features, close, every)), Path(out))
+    found = neighbors.copying(fake, train.features, held_out.features)
+    return Memorized(
+        copying=found.value,
+        z=float(found.z),
+        copies=float((close < _COPY).mean()),
+        held_out_copies=float((others < _COPY).mean()),
+        closeness=float(np.median(close)),
+        held_out_closeness=float(np.median(others)),
+        n=len(fake),
+        n_train=train.n,
+        n_held_out=held_out.n,
+        network=run.config.eval.extractor,
+    )
+
+
+def _page(
+    images: np.ndarray, fake: np.ndarray, train: np.ndarray, close: np.ndarray, every: Filled
+) -> np.ndarray:
+    """(rows, columns, H, W, C)."""
+    order = close.argsort()
+    later = np.linspace(_ROWS, len(order) - 1, _ROWS).astype(int) if len(order) > _ROWS else []
+    shown = order[[*range(min(_ROWS, len(order))), *later]]
+    near = neighbors.nearest(fake[shown], train, min(_NEAREST, len(train)))[1]
+    there = _rows_of(every, set(near.reshape(-1).tolist()))
+    lines = [[images[i], *(there[j] for j in row)] for i, row in zip(shown, near, strict=True)]
+    # Two columns of rows: the closest, and the others.
+    half = [*lines[:_ROWS]], [*lines[_ROWS:]]
+    gap = np.full_like(images[0], 255)
+    whole = [[*a, gap, *b] for a, b in zip(*half, strict=True)] if half[1] else half[0]
+    return np.array(whole)
+
+
+def _rows_of(every: Filled, wanted: set[int]) -> dict[int, np.ndarray]:
+    found, start = {}, 0
+    for batch, _ in every.batches(256):
+        found |= {i: batch[i - start] for i in wanted if start <= i < start + len(batch)}
+        start += len(batch)
+    return found

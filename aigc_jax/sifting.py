@@ -1,0 +1,160 @@
+"""Which samples are good enough to train on: `"confidence(0.9),realism(1),copies(0.5)"`.
+
+===================  ============================================================================
+confidence(least)    the judge gives the label that was asked at least this probability (0.9)
+realism(least)       the realism score is at least this (1: within the manifold of real images)
+copies(share)        nearer to a training image than this share (0.5) of that image's distance to
+                     its nearest neighbour: dropped
+===================  ============================================================================
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aigc_jax import networks
+from aigc_jax.data import configured
+from aigc_jax.errors import UserError
+from aigc_jax.metrics import neighbors, protocols
+from aigc_jax.operations import Kinds, Operation, Parameter, Range
+from aigc_jax.sample_scores import name_of, some
+from aigc_jax.scoring import Seen, Viewer
+from aigc_jax.sets import Filled
+from aigc_jax.types import Batch, to_uint8
+
+# Of (what is seen of samples, the same of training images, labels, a number): (B,) bool.
+KINDS = Kinds("filter")
+_MOST = 20_000  # training images that samples are compared with
+
+
+@KINDS.add(Parameter("least", 0, 1, Range(0.9, 0.9)))
+def confidence(seen: Seen, known: Seen, labels: np.ndarray | None, least: float) -> np.ndarray:
+    """By the judge's classes."""
+    if labels is None or seen.logits is None:
+        raise UserError("confidence is of labels: the run, or its judge, knows none.")
+    chances = jax.nn.softmax(seen.logits)[np.arange(len(labels)), labels]
+    return np.asarray(chances) >= least
+
+
+@KINDS.add(Parameter("least", 0, 100, Range(1, 1)))
+def realism(seen: Seen, known: Seen, labels: np.ndarray | None, least: float) -> np.ndarray:
+    """Kynkaanniemi et al. 2019, equation 3."""
+    return neighbors.realism(seen.features, known.features) >= least
+
+
+@KINDS.add(Parameter("share", 0, 1, Range(0.5, 0.5)))
+def copies(seen: Seen, known: Seen, labels: np.ndarray | None, share: float) -> np.ndarray:
+    """Of training images."""
+    return neighbors.closeness(seen.features, known.features)[0] >= share
+
+
+def parse(text: str) -> tuple[Operation, ...]:
+    """The filters of a list; "": none. UserError for an unknown one, or a number out of range."""
+    filters = KINDS.parse(text) if text.strip() else ()
+    for operation in filters:
+        low, high = operation.args[0]
+        if low != high:
+            raise UserError(f"'{operation}': a filter takes one number. Did you mean {low:g}?")
+    return filters
+
+
+@dataclasses.dataclass
+class Sieve:
+    """Samples (B, H, W, C) uint8 and labels (B,) or None -> (B,) bool, those to keep.
+
+    Attributes:
+      filters: in their order; a sample is dropped by the first that refuses it.
+      viewer: what they see images through.
+      known: the training images, as it sees them.
+      dropped: how many samples each has refused so far.
+    """
+
+    filters: tuple[Operation, ...]
+    viewer: Viewer
+    known: Seen
+    dropped: Counter = dataclasses.field(default_factory=Counter)
+
+    def __call__(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """Which to keep."""
+        seen = self.viewer.see(of_arrays("samples", images, self.viewer), quiet=True)
+        kept = np.ones(len(images), bool)
+        for operation in self.filters:
+            kind = KINDS[operation.name]
+            passed = kind.function(seen, self.known, labels, operation.args[0].high)
+            self.dropped[operation.name] += int((kept & ~passed).sum())
+            kept &= passed
+        return kept
+
+
+def sieve(text: str, config: ConfigDict) -> Sieve | None:
+    """What `text` asks, for samples of a run of `config`; None: nothing.
+
+    Raises:
+      UserError: `text` can't be read; the run has no network that sees its samples.
+    """
+    filters = parse(text)
+    if not filters:
+        return None
+    viewer = viewer_of(config)
+    return Sieve(filters, viewer, training_images(config, viewer))
+
+
+def viewer_of(config: ConfigDict) -> Viewer:
+    """The network that a run's samples are measured through. UserError: it has none."""
+    section = config.eval
+    if not section.extractor:
+        raise UserError(
+            "Nothing looks at this run's samples: give --config.eval.extractor in training, a "
+            "classifier's workdir or a config that trains one, such as digits_classifier."
+        )
+    protocol = protocols.find(section.protocol)
+    network = networks.load(section.extractor, section.weights, protocol, section.precision)
+    return Viewer(network, protocol, None, section.extractor_batch_size)
+
+
+def training_images(config: ConfigDict, viewer: Viewer) -> Seen:
+    """What `viewer` sees of a run's training images."""
+    return viewer.see(training_filled(config, viewer))
+
+
+def real_images(config: ConfigDict, viewer: Viewer) -> Seen:
+    """What it sees of the held-out images that the run is measured by."""
+    return viewer.see(_filled(config, viewer))
+
+
+def training_filled(config: ConfigDict, viewer: Viewer) -> Filled:
+    """A run's training images, 20,000 at most, drawn alike each time."""
+    config = config.copy_and_resolve_references()
+    config.eval.split, config.eval.source = config.data.split, config.data.source
+    return _filled(config, viewer)
+
+
+def _filled(config: ConfigDict, viewer: Viewer) -> Filled:
+    held = configured.held_out(config).targets
+    n = min(_MOST, len(held))
+    return Filled(
+        name_of(held, n), n, (config.image_size,) * 2, viewer.extractor.channels,
+        functools.partial(some, held, n), lambda batch: np.asarray(to_uint8(batch["image"])),
+    )  # fmt: skip
+
+
+def of_arrays(
+    name: str, images: np.ndarray, viewer: Viewer, labels: np.ndarray | None = None
+) -> Filled:
+    """Images (N, H, W, C) uint8 as a set."""
+    fields = {} if labels is None else {"label": labels}
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(images), 256):
+            rows = np.arange(start, min(start + 256, len(images)))
+            told = {field: x[rows] for field, x in fields.items()}
+            yield {"index": rows, "valid": np.ones(len(rows)), **told}
+
+    channels = viewer.extractor.channels
+    made = lambda batch: images[batch["index"]]  # noqa: E731
+    return Filled(name, len(images), images.shape[1:3], channels, batches, made)
