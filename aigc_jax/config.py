@@ -36,6 +36,9 @@ FREE_FIELDS = frozenset(
     ]
 )
 
+# Fields that older runs have under other names.
+_RENAMED = {"label_dropout": "conditioning.dropout"}
+
 # Tasks with damaged images and their truth.
 RESTORING = ("restore", "inpaint")
 
@@ -365,7 +368,9 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
     A field that `old` hasn't, as it came later, has had its default all along.
     """
     old, new = _flat(old), _flat(new)
-    old |= {k: v for k, v in _flat(default().to_dict()).items() if k in new and k not in old}
+    old = {_RENAMED.get(name, name): value for name, value in old.items()}
+    before = _flat(json.loads(default().to_json_best_effort()))  # tuples are lists in a file
+    old |= {name: value for name, value in before.items() if name in new and name not in old}
     scheduled = new.get("optimizer.schedule", "constant") != "constant"
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"

@@ -34,11 +34,13 @@ class Chunk:
       start: the number of the first.
       images: (B, H, W, C) uint8.
       labels: (B,) int32, or None.
+      drawn: (B,) which draws they are: with texts in turn, of which text.
     """
 
     start: int
     images: np.ndarray
     labels: np.ndarray | None
+    drawn: np.ndarray
 
 
 def export(
@@ -101,23 +103,28 @@ def export(
     runs.write_json(out / MANIFEST, told)  # at once: a part of them is no more real
     writer = {"folder": _Folder, "tfds": _Records}[form](out, count, names, text)
     asked = {"label": label, "text": text, "seed": seed, **knobs}
-    chunks = _passing(run, count, sieve, **asked) if sieve else sampling.chunks(run, count, **asked)
+    chunks = _passing(run, count, sieve, **asked) if sieve else _all(run, count, **asked)
     bar = tqdm(total=count, unit="img", disable=not sys.stderr.isatty())
     with bar, ThreadPoolExecutor(1) as pool, writer:
         before: Future | None = None
-        for start, images, labels in chunks:
+        for chunk in chunks:
             if before is not None:
                 before.result()  # one is written while the next is made, not more
-            before = pool.submit(writer.write, Chunk(start, images, labels))
-            bar.update(len(images))
+            before = pool.submit(writer.write, chunk)
+            bar.update(len(chunk.images))
         before.result()
     told |= {"complete": True, "dropped": dict(sieve.dropped) if sieve else {}}
     runs.write_json(out / MANIFEST, told)
     return told
 
 
-def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[tuple]:
-    """As `sampling.chunks`, of those that pass; as many of each label as without a sieve."""
+def _all(run: Run, count: int, **asked: Any) -> Iterator[Chunk]:
+    for start, images, labels in sampling.chunks(run, count, **asked):
+        yield Chunk(start, images, labels, np.arange(start, start + len(images)))
+
+
+def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[Chunk]:
+    """Those that pass; as many of each label as without a sieve."""
     labels = sampling.class_labels(run.config, count, asked["label"])
     quota = None if labels is None else np.bincount(labels, minlength=run.config.num_classes)
     done = 0
@@ -127,7 +134,7 @@ def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[tuple
             kept = np.array([i for i in kept if _take(quota, own[i])], int)
         kept = kept[: count - done]
         if len(kept):
-            yield done, images[kept], None if own is None else own[kept]
+            yield Chunk(done, images[kept], None if own is None else own[kept], drawn + kept)
             done += len(kept)
         if done == count:
             return
@@ -185,7 +192,7 @@ class _Folder:
             path = self._out / of_class / f"{i:0{self._digits}d}.png"
             path.write_bytes(_png(image))
             if self._lines:
-                text = self._texts[i % len(self._texts)]
+                text = self._texts[chunk.drawn[i - chunk.start] % len(self._texts)]
                 line = {"file_name": str(path.relative_to(self._out)), "text": text}
                 self._lines.write(json.dumps(line) + "\n")
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from aigc_jax import sampling, sifting
+from aigc_jax.data import pixels
+from aigc_jax.errors import UserError
 from aigc_jax.metrics import neighbors
 from aigc_jax.runs import Run
 from aigc_jax.sets import Filled
@@ -43,14 +45,14 @@ class Memorized:
         """In two lines."""
         nearer = (
             "nearer to the training images than new real ones are: some may be copies"
-            if self.z > 3 and self.copying > 0.5
+            if self.z > 3
             else "no nearer to the training images than new real ones are"
         )
         return (
             f"{self.n} samples are {nearer} (in {100 * self.copying:.1f}% of pairs the sample is "
             f"nearer; 50% is as it should be)\n"
             f"{100 * self.copies:.2g}% are copies by distance, of held-out images "
-            f"{100 * self.held_out_copies:.2g}%"
+            f"{100 * self.held_out_copies:.2g}%; compared with {self.n_train} training images"
         )
 
 
@@ -70,10 +72,18 @@ def memorized(run: Run, out: str | Path, num: int = 1000, seed: int = 0, **knobs
     viewer = sifting.viewer_of(run.config)
     every = sifting.training_filled(run.config, viewer)
     train, held_out = viewer.see(every), sifting.real_images(run.config, viewer)
+    if train.name == held_out.name:
+        raise UserError(
+            f"{train.name} is what the run was trained on, and what it is measured by: no images "
+            "are held out to compare with. Name the split by data.split in training, not in "
+            "data.source."
+        )
     images, _ = sampling.generate(run, num, seed=seed, **knobs)
     fake = viewer.see(sifting.of_arrays("samples", images, viewer)).features
-    close, _ = neighbors.closeness(fake, train.features)
-    others, _ = neighbors.closeness(held_out.features, train.features)
+    own = neighbors.own_distances(train.features)
+    close, _ = neighbors.closeness(fake, train.features, own)
+    others, _ = neighbors.closeness(held_out.features, train.features, own)
+    images = pixels.convert(images, every.channels)
     save_png(tile(_page(images, fake, train.features, close, every)), Path(out))
     found = neighbors.copying(fake, train.features, held_out.features)
     return Memorized(

@@ -156,6 +156,9 @@ def _check(config: ConfigDict, workdir: Path, told: dict) -> None:
     sampling.check_seed(told["seed"])
     if not config.eval.extractor:
         raise UserError("Nothing would measure the samples: give --config.eval.extractor.")
+    headers = config.copy_and_resolve_references()
+    headers.data.cache_bytes = 0
+    configured.held_out(headers)  # there are some
     path = workdir / RECORDS
     if path.is_file():
         before = json.loads(path.read_text())["settings"]
@@ -170,8 +173,7 @@ def _check(config: ConfigDict, workdir: Path, told: dict) -> None:
 def _fed(first: Run, source: Path, real: float) -> ConfigDict:
     """The first's config, but trained on what its successor drew."""
     config, place = first.config.copy_and_resolve_references(), f"generated:{source.absolute()}"
-    held = config.eval
-    held.source = held.source or config.data.source
+    config.eval.source = configured.held_out_source(config)
     if real:
         config.data.mix = ((config.data.source, real), (place, 1 - real))
     else:
@@ -200,7 +202,7 @@ def _record(first: Run, run: Run, number: int, manifest: dict) -> Generation:
     settings = suite.Settings(protocols.find(first.config.eval.protocol))
     found = suite.score(["fid", "prdc"], real, seen, settings)
     accuracy = None
-    if labels is not None and seen.logits is not None:
+    if labels is not None and sifting.reads_labels(viewer, seen, first.config.num_classes):
         accuracy = float((seen.logits.argmax(-1) == labels).mean())
     whole, classes = _diversity(real, seen)
     overlap = {k: found["prdc"][k] for k in ("precision", "recall", "density", "coverage")}

@@ -32,25 +32,43 @@ KINDS = Kinds("filter")
 _MOST = 20_000  # training images that samples are compared with
 
 
+@dataclasses.dataclass
+class Known:
+    """Training images, as a network sees them, and what is made of them once."""
+
+    seen: Seen
+
+    @functools.cached_property
+    def radii(self) -> np.ndarray:
+        """(N,) to each one's third neighbour."""
+        features = self.seen.features
+        return neighbors.nearest(features, features, 3, same=True)[0][:, -1]
+
+    @functools.cached_property
+    def own_distances(self) -> np.ndarray:
+        """(N,) to each one's nearest."""
+        return neighbors.own_distances(self.seen.features)
+
+
 @KINDS.add(Parameter("least", 0, 1, Range(0.9, 0.9)))
-def confidence(seen: Seen, known: Seen, labels: np.ndarray | None, least: float) -> np.ndarray:
+def confidence(seen: Seen, known: Known, labels: np.ndarray | None, least: float) -> np.ndarray:
     """By the judge's classes."""
-    if labels is None or seen.logits is None:
-        raise UserError("confidence is of labels: the run, or its judge, knows none.")
     chances = jax.nn.softmax(seen.logits)[np.arange(len(labels)), labels]
     return np.asarray(chances) >= least
 
 
 @KINDS.add(Parameter("least", 0, 100, Range(1, 1)))
-def realism(seen: Seen, known: Seen, labels: np.ndarray | None, least: float) -> np.ndarray:
+def realism(seen: Seen, known: Known, labels: np.ndarray | None, least: float) -> np.ndarray:
     """Kynkaanniemi et al. 2019, equation 3."""
-    return neighbors.realism(seen.features, known.features) >= least
+    found = neighbors.realism(seen.features, known.seen.features, radii=known.radii)
+    return found >= least
 
 
 @KINDS.add(Parameter("share", 0, 1, Range(0.5, 0.5)))
-def copies(seen: Seen, known: Seen, labels: np.ndarray | None, share: float) -> np.ndarray:
+def copies(seen: Seen, known: Known, labels: np.ndarray | None, share: float) -> np.ndarray:
     """Of training images."""
-    return neighbors.closeness(seen.features, known.features)[0] >= share
+    own = known.own_distances
+    return neighbors.closeness(seen.features, known.seen.features, own)[0] >= share
 
 
 def parse(text: str) -> tuple[Operation, ...]:
@@ -76,7 +94,7 @@ class Sieve:
 
     filters: tuple[Operation, ...]
     viewer: Viewer
-    known: Seen
+    known: Known
     dropped: Counter = dataclasses.field(default_factory=Counter)
 
     def __call__(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
@@ -101,7 +119,20 @@ def sieve(text: str, config: ConfigDict) -> Sieve | None:
     if not filters:
         return None
     viewer = viewer_of(config)
-    return Sieve(filters, viewer, training_images(config, viewer))
+    known = training_images(config, viewer)
+    if any(operation.name == "confidence" for operation in filters) and not reads_labels(
+        viewer, known, config.num_classes
+    ):
+        raise UserError(
+            "confidence is of labels: the run knows none, or its network reads other ones."
+        )
+    return Sieve(filters, viewer, Known(known))
+
+
+def reads_labels(viewer: Viewer, seen: Seen, num_classes: int) -> bool:
+    """Whether the network tells the classes of a run."""
+    reads = viewer.extractor.reads_labels and seen.logits is not None
+    return bool(num_classes) and reads and seen.logits.shape[-1] >= num_classes
 
 
 def viewer_of(config: ConfigDict) -> Viewer:
@@ -124,22 +155,19 @@ def training_images(config: ConfigDict, viewer: Viewer) -> Seen:
 
 def real_images(config: ConfigDict, viewer: Viewer) -> Seen:
     """What it sees of the held-out images that the run is measured by."""
-    return viewer.see(_filled(config, viewer))
+    return viewer.see(_filled(configured.held_out(config).targets, config, viewer))
 
 
 def training_filled(config: ConfigDict, viewer: Viewer) -> Filled:
     """A run's training images, 20,000 at most, drawn alike each time."""
-    config = config.copy_and_resolve_references()
-    config.eval.split, config.eval.source = config.data.split, config.data.source
-    return _filled(config, viewer)
+    return _filled(configured.seen_in_training(config), config, viewer)
 
 
-def _filled(config: ConfigDict, viewer: Viewer) -> Filled:
-    held = configured.held_out(config).targets
-    n = min(_MOST, len(held))
+def _filled(images: configured.HeldOut, config: ConfigDict, viewer: Viewer) -> Filled:
+    n = min(_MOST, len(images))
     return Filled(
-        name_of(held, n), n, (config.image_size,) * 2, viewer.extractor.channels,
-        functools.partial(some, held, n), lambda batch: np.asarray(to_uint8(batch["image"])),
+        name_of(images, n), n, (config.image_size,) * 2, viewer.extractor.channels,
+        functools.partial(some, images, n), lambda batch: np.asarray(to_uint8(batch["image"])),
     )  # fmt: skip
 
 

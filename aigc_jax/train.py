@@ -79,7 +79,13 @@ def run(
     except AttributeError as error:  # ConfigDict's, with a suggestion
         line = " ".join(str(error).split())
         raise UserError(f"The method {config.method!r} misses a field: {line}") from error
-    loop = _Loop(config, workdir, method, spec, layout, first, class_names, reader)
+    if config.get("d_augment") and not hasattr(spec, "augment"):
+        raise UserError(
+            f"config.d_augment is for the method gan: {config.method} has no discriminator that "
+            "sees augmented images. Leave it out, or take config.augment."
+        )
+    chain = _chain(config, method, layout, first, from_source and stream.placed)
+    loop = _Loop(config, workdir, method, spec, layout, first, class_names, reader, chain)
 
     def rest(step: int) -> Iterator[Batch]:
         again = batches if step == 0 else iter(stream(step))
@@ -97,6 +103,22 @@ def run(
         return evaluate.Evaluator(config, method, spec, layout, cache=workdir / "reference")
 
     return loop.run(rest, evaluator)
+
+
+def _chain(
+    config: ConfigDict, method: ModuleType, layout: parallel.Layout, batch: Batch, placed: bool
+) -> augment.Chain | None:
+    """What `config.augment` asks, before anything is written; None: nothing."""
+    text = config.get("augment", "")  # a config of an older run hasn't the field
+    if not text:
+        return None
+    try:
+        chain = augment.parse(text, mixing=getattr(method, "MIXES", False))
+    except UserError as error:
+        raise UserError(f"config.augment: {error}") from None
+    parts = len(layout.devices) if layout.axis_name else 1
+    augment.check(chain, batch, placed=placed, size=config.batch_size // parts)
+    return chain
 
 
 def _train_judge(config: ConfigDict, workdir: Path, name: str) -> None:
@@ -146,11 +168,12 @@ class _Loop:
         first: Batch,
         class_names: Sequence[str],
         reader: Any = None,
+        chain: augment.Chain | None = None,
     ) -> None:
         self.config, self.workdir = config, workdir
         self.method, self.spec = method, spec
         self.layout, self.first, self.class_names = layout, first, class_names
-        self.reader = reader
+        self.reader, self.chain = reader, chain
         self.rng = jax.random.key(config.seed)
         self.lead = parallel.is_lead()
         self.notices: collections.deque[jax.Array] = collections.deque()
@@ -212,9 +235,8 @@ class _Loop:
     def _train(self, state: Any, start: int, batches: Iterator[Batch]) -> Any:
         config, total = self.config, self.config.num_train_steps
         step_fn = functools.partial(self.method.train_step, self.spec)
-        if config.augment:
-            chain = augment.parse(config.augment, mixing=getattr(self.method, "MIXES", False))
-            step_fn = augment.augmented(step_fn, chain, self.layout.axis_name)
+        if self.chain is not None:
+            step_fn = augment.augmented(step_fn, self.chain, self.layout.axis_name)
         if config.on_nonfinite == "skip":
             step_fn = skip_nonfinite(step_fn)
         compiled = {

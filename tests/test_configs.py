@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import os
 from pathlib import Path
 
@@ -204,6 +205,22 @@ def test_differences_leave_out_what_is_free():
         "loss: 'non_saturating' -> 'hinge'",
         f"optimizer.lr: {old['optimizer']['lr']} -> 1.0",
     ]
+
+
+def test_an_older_run_is_of_the_same_config():
+    """Fields that came later have had their defaults all along, and some other names."""
+    config = configs.load("digits_dcgan")
+    old = json.loads(config.to_json_best_effort())
+    for name in ("augment", "d_augment", "ada", "conditioning"):
+        del old[name]
+    for name in ("mix", "augment", "text"):
+        del old["data"][name]
+    new = json.loads(config.to_json_best_effort())
+    assert configs.differences(old, new) == []
+    new["augment"] = "flip"
+    assert configs.differences(old, new) == ["augment: '' -> 'flip'"]
+    old["label_dropout"], new["augment"], new["conditioning"]["dropout"] = 0.1, "", 0.1
+    assert configs.differences(old, new) == []
 
 
 def test_a_config_comes_back_from_its_json():

@@ -233,6 +233,7 @@ def test_from_config():
     "fields, line",
     [
         ({"d_augment": "adda"}, "unknown policy 'adda'"),
+        ({"d_augment": "ada", "palette": ((0, 0, 0),) * 2}, "label maps have no colours"),
         ({"ada": {"target": 2.0}}, "ada.target is 2.0: it must be from -1 to 1"),
         ({"ada": {"kimg": 0.0}}, "ada.kimg must be above 0"),
     ],
@@ -243,3 +244,57 @@ def test_mistakes(fields, line):
     config.update(fields)
     with pytest.raises(UserError, match=line):
         method.from_config(config)
+
+
+# ---- a whole training ----
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["augment=rotatee(15)"], "config.augment: unknown augmentation 'rotatee'"),
+        (["augment=mixup(0.2)"], "'mixup' mixes the images of a batch"),
+        (["data.augment=flipp"], "unknown augmentation 'flipp'"),
+        (["data.source=shapes", "task=scene", "augment=flip"], "config.augment moves pixels"),
+    ],
+)
+def test_what_cant_be_done_is_said_before_anything_is_written(flags, line, tmp_path):
+    from aigc_jax import train
+
+    config = configs.load("digits_dcgan:smoke")
+    config = configs.override(config, [f"--config.{flag}" for flag in flags])
+    with pytest.raises(UserError, match=line):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_methods_have_no_such_discriminator(tmp_path):
+    from aigc_jax import train
+
+    config = configs.load("digits_classifier:smoke")
+    config.d_augment = "color"
+    with pytest.raises(UserError, match=r"config\.d_augment is for the method gan: classifier has"):
+        train.run(config, tmp_path / "run")
+    config.d_augment, config.augment, config.batch_size = "", "mixup", 8
+    with pytest.raises(UserError, match="a device's part of the batch is 1 images"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["translation", "ada"])
+def test_trained_with_everything_on(name, tmp_path):
+    """In the stream, in the step, and in what D sees: from a launch to samples, and on."""
+    from aigc_jax import runs, sampling, train
+
+    config = configs.load("digits_dcgan:smoke")
+    config.generator.width = config.discriminator.width = 4
+    config.image_size, config.eval.extractor, config.num_train_steps = 16, "", 2
+    config.data.augment, config.augment, config.d_augment = "rotate(9)", "translate(0.1)", name
+    config.ada.every = 1
+    train.run(config, tmp_path / "run")
+    config.num_train_steps = 4
+    state = train.run(config, tmp_path / "run")
+    assert int(state.step) == 4
+    if name == "ada":
+        assert 0 <= float(state.extras["ada_p"]) <= 1
+    assert np.isfinite(np.float32(sampling.generate(runs.load(tmp_path / "run"), 4)[0])).all()

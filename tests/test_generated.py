@@ -120,6 +120,72 @@ def test_mistakes(workdir, tmp_path, argv, line, capsys):
     assert not (tmp_path / "made").exists()
 
 
+def write(folder, names, **told):
+    """A folder of a generated image for each name, by class."""
+    for i, name in enumerate(names):
+        save_png(np.full((16, 16, 1), 10 * i, np.uint8), folder / name / "0.png")
+    runs.write_json(folder / "manifest.json", {"generated": True, "complete": True, **told})
+
+
+def test_classes_are_those_of_the_run(tmp_path):
+    names = [str(i) for i in range(12)]
+    write(tmp_path / "all", names, class_names=names, format="folder")
+    read = sources.load(f"generated:{tmp_path / 'all'}", image_size=16)
+    assert read.class_names == tuple(names)
+    assert read.images[:, 0, 0, 0].tolist() == (10 * read.labels).tolist()
+    write(tmp_path / "some", ["3", "10"], class_names=names, format="folder")
+    read = sources.load(f"generated:{tmp_path / 'some'}", image_size=16)
+    assert read.class_names == tuple(names) and sorted(read.labels) == [3, 10]
+
+
+@pytest.mark.parametrize("form", ["folder", "tfds"])
+def test_a_part_of_the_real_images_is_no_part_of_these(workdir, tmp_path, form):
+    assert sample(workdir, "--as-dataset", tmp_path / "made", "--n=20", f"--format={form}") == 0
+    for split in ("train", "train[:5]", "train[:10%]"):
+        read = sources.load(f"generated:{tmp_path / 'made'}", split=split, image_size=16)
+        assert read.num_examples == 20
+
+
+def test_manifests_of_others(tmp_path):
+    for text in ("[1]", '{"generated": "no"}', "nothing"):
+        write(tmp_path / "folder", "ab")
+        (tmp_path / "folder" / "manifest.json").write_text(text)
+        assert sources.load(f"folder:{tmp_path / 'folder'}", image_size=16).num_examples == 2
+        with pytest.raises(UserError, match=r"has no manifest\.json that says what made"):
+            sources.load(f"generated:{tmp_path / 'folder'}", image_size=16)
+    write(tmp_path / "records", "a", format="tfds")
+    with pytest.raises(UserError, match="was not finished"):
+        sources.load(f"generated:{tmp_path / 'records'}", image_size=16)
+
+
+def test_captions_stay_with_their_images(tmp_path, monkeypatch):
+    """Where some are dropped, the texts are no longer in turn."""
+    from collections import Counter
+    from types import SimpleNamespace
+
+    from aigc_jax import exporting
+
+    def chunks(run, n, **asked):
+        for start in range(0, n, 8):
+            images = np.arange(start, start + 8, dtype=np.uint8)
+            yield start, np.tile(images[:, None, None, None], (1, 4, 4, 1)), None
+
+    class Sieve(SimpleNamespace):
+        def __call__(self, images, labels):
+            return images[:, 0, 0, 0] % 4 != 2
+
+    monkeypatch.setattr(exporting.sampling, "chunks", chunks)
+    monkeypatch.setattr(exporting.sifting, "sieve", lambda *_: Sieve(dropped=Counter(some=1)))
+    config = SimpleNamespace(num_classes=0, method="gan")
+    run = SimpleNamespace(config=config, workdir=tmp_path, step=0)
+    monkeypatch.setattr(exporting.sampling, "class_labels", lambda *_: None)
+    exporting.export(run, tmp_path / "out", 10, text=("even", "odd"), keep="some")
+    lines = map(json.loads, (tmp_path / "out" / "metadata.jsonl").read_text().splitlines())
+    for line in lines:
+        with Image.open(tmp_path / "out" / line["file_name"]) as image:
+            assert line["text"] == ("even", "odd")[np.asarray(image)[0, 0] % 2]
+
+
 # ---- mixtures ----
 
 

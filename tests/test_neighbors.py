@@ -52,6 +52,14 @@ def test_closeness_is_in_the_images_own_terms():
     np.testing.assert_array_equal(index, [0, 2, 3])
 
 
+def test_copies_of_images_that_are_there_twice_are_close():
+    train = np.concatenate([points(40, seed=5), points(40, seed=5), points(40, seed=6)])
+    fake = train[:20] + 1e-3 * points(20, seed=7, offset=0)
+    assert neighbors.closeness(fake, train)[0].max() < 0.1
+    assert neighbors.closeness(points(20, seed=8), train)[0].min() > 0.4
+    assert neighbors.own_distances(np.ones((3, 2), np.float32)).min() > 0
+
+
 def test_copying_tells_copies_from_fresh_draws():
     train, held_out = points(400), points(300, seed=1)
     fresh = neighbors.copying(points(300, seed=2), train, held_out)

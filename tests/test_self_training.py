@@ -7,9 +7,10 @@ import pytest
 
 from aigc_jax import cli, exporting, memorization, runs, sampling, self_training, sifting
 from aigc_jax import config as configs
-from aigc_jax.data import sources
+from aigc_jax.data import configured, sources
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import neighbors
+from aigc_jax.writers import save_png
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -49,10 +50,11 @@ def test_each_filter_keeps_what_it_says(seen):
     viewer, known, images, labels, those = seen
     chances = np.exp(those.logits - those.logits.max(1, keepdims=True))
     chances = (chances / chances.sum(1, keepdims=True))[np.arange(60), labels]
+    known = sifting.Known(known)
     sieve = sifting.Sieve(sifting.parse(f"confidence({np.median(chances)})"), viewer, known)
     np.testing.assert_array_equal(sieve(images, labels), chances >= np.median(chances))
     assert sieve.dropped == {"confidence": int((chances < np.median(chances)).sum())}
-    realism = neighbors.realism(those.features, known.features)
+    realism = neighbors.realism(those.features, known.seen.features)
     least = float(np.round(np.median(realism), 4))
     sieve = sifting.Sieve(sifting.parse(f"realism({least})"), viewer, known)
     np.testing.assert_array_equal(sieve(images, labels), realism >= least)
@@ -61,7 +63,7 @@ def test_each_filter_keeps_what_it_says(seen):
 def test_copies_of_training_images_are_dropped(run, seen):
     viewer, known, images, labels, _ = seen
     train = sources.load("digits", split="train", image_size=16).images
-    sieve = sifting.Sieve(sifting.parse("copies"), viewer, known)
+    sieve = sifting.Sieve(sifting.parse("copies"), viewer, sifting.Known(known))
     assert not sieve(train[:20], labels[:20]).any()
     mixed = np.concatenate([train[:5], images[:5]])
     kept = sieve(mixed, labels[:10])
@@ -71,7 +73,8 @@ def test_copies_of_training_images_are_dropped(run, seen):
 
 def test_a_sample_is_dropped_by_the_first_that_refuses_it(seen):
     viewer, known, images, labels, _ = seen
-    sieve = sifting.Sieve(sifting.parse("realism(100),confidence(1)"), viewer, known)
+    filters = sifting.parse("realism(100),confidence(1)")
+    sieve = sifting.Sieve(filters, viewer, sifting.Known(known))
     assert not sieve(images, labels).any() and sieve.dropped["realism"] == 60
     assert sieve.dropped["confidence"] == 0
 
@@ -93,6 +96,33 @@ def test_a_sifted_data_set_has_its_classes_in_full(run, tmp_path):
     assert np.bincount(read.labels).tolist() == [4] * 10
     again = viewer.see(sifting.of_arrays("", read.images, viewer))
     assert (neighbors.realism(again.features, known.features) >= least - 1e-3).all()
+
+
+def test_classes_of_another_network_are_no_confidence(run):
+    config = run.config.copy_and_resolve_references()
+    config.num_classes = 0
+    with pytest.raises(UserError, match="confidence is of labels: the run knows none"):
+        sifting.sieve("confidence", config)
+
+
+def test_training_images_are_what_was_trained_on(run, tmp_path):
+    """A part of a split, a mixture, the half of a folder that was."""
+    viewer, config = sifting.viewer_of(run.config), run.config.copy_and_resolve_references()
+    train = sources.load("digits", split="train", image_size=16)
+    assert sifting.training_images(config, viewer).n == train.num_examples
+    exporting.export(run, tmp_path / "made", 20)
+    config.data.mix = (("digits", 0.9), (f"generated:{tmp_path / 'made'}", 0.1))
+    assert sifting.training_images(config, viewer).n > train.num_examples
+    config.data.mix = ()
+    for half, rows in {"train": range(9), "test": range(9, 14)}.items():
+        for row in rows:
+            place = tmp_path / "folder" / half / str(train.labels[row]) / f"{row}.png"
+            save_png(train.images[row], place)
+    config.data.source = f"folder:{tmp_path / 'folder'}"
+    assert sifting.training_images(config, viewer).n == 9
+    assert sifting.real_images(config, viewer).n == 5
+    told = f"folder:{tmp_path / 'folder' / 'test'}"
+    assert configured.held_out_source(config) == told
 
 
 def test_what_nothing_passes_ends(run, tmp_path, monkeypatch):
@@ -217,7 +247,9 @@ def test_neighbors_of_samples(run, tmp_path, capsys):
     assert found["n"] == 40 and found["n_train"] == len(
         sources.load("digits", split="train", image_size=16).labels
     )
-    assert out.stat().st_size > 1000 and "nearer to the training images" in capsys.readouterr().out
+    assert out.stat().st_size > 1000
+    lines = capsys.readouterr().out
+    assert ("some may be copies" in lines) == (found["z"] > 3)
 
 
 def test_copied_training_images_are_found_out(run, tmp_path, monkeypatch):
@@ -225,8 +257,17 @@ def test_copied_training_images_are_found_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "generate", lambda run, n, **_: (train[:n], None))
     found = memorization.memorized(run, tmp_path / "x.png", 50)
     assert found.copies == 1 and found.copying > 0.99 and found.z > 5
-    assert "nearer to the training images than new real ones are" in found.told()
+    assert "some may be copies" in found.told()
     assert found.held_out_copies < 0.2
+
+
+def test_nothing_held_out_is_told(run, tmp_path):
+    run.config.eval.split, old = "train", run.config.eval.split
+    try:
+        with pytest.raises(UserError, match="no images are held out to compare with"):
+            memorization.memorized(run, tmp_path / "x.png")
+    finally:
+        run.config.eval.split = old
 
 
 def test_a_run_without_eyes(run, tmp_path):

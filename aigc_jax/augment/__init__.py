@@ -6,6 +6,6 @@ it to batches inside a compiled step; `aigc_jax.data.augment` is its twin in tf.
 
 from aigc_jax.augment.arrays import augment
 from aigc_jax.augment.chain import Chain, parse
-from aigc_jax.augment.in_step import augmented
+from aigc_jax.augment.in_step import augmented, check
 
-__all__ = ["Chain", "augment", "augmented", "parse"]
+__all__ = ["Chain", "augment", "augmented", "check", "parse"]

@@ -59,8 +59,7 @@ def blitted(x: Array, u: Array, p: Array) -> Array:
     )
     x = jnp.where(on(2), turned, x)
     for axis, column in ((1, 5), (2, 6)):
-        most = round(size / 8)
-        shift = jnp.floor(u[:, column] * (2 * most + 1)) - most
+        shift = jnp.round((2 * u[:, column] - 1) * size / 8)
         shift = jnp.where(u[:, 4] < p, shift, 0).astype(jnp.int32)
         places = mirrored(jnp.arange(size)[None] + shift[:, None], size)
         rows = jax.nn.one_hot(places, size, dtype=x.dtype)

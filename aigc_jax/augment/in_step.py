@@ -16,6 +16,31 @@ _IMAGES = ("image", "a", "b")
 _SALT = 0x617567  # its keys are no others
 
 
+def check(chain: Chain, batch: Batch, *, placed: bool = False, size: int = 0) -> None:
+    """UserError where batches can't be augmented in the step.
+
+    Args:
+      batch: any of them.
+      placed: whether it tells where things are in its images.
+      size: examples of a device's part of it.
+    """
+    if not {*batch} & {*_IMAGES}:
+        raise UserError(
+            "config.augment: this task's batches hold no images as they were: use "
+            "config.data.augment, which comes before the task."
+        )
+    if placed and chain.moves:
+        raise UserError(
+            "config.augment moves pixels, and the source tells where things are in its images, "
+            "which that would make false: leave out what moves them."
+        )
+    if chain.mixes and size % 2:
+        raise UserError(
+            f"config.augment: {chain.mixes[0].name} mixes pairs, and a device's part of the batch "
+            f"is {size} images: make it even."
+        )
+
+
 def augmented(train_step: Callable, chain: Chain, axis_name: str | None = None) -> Callable:
     """A step that sees its batch's images augmented, each by a key of its own.
 
@@ -31,11 +56,7 @@ def augmented(train_step: Callable, chain: Chain, axis_name: str | None = None) 
 
     def step(state: Any, batch: Batch, rng: Array) -> tuple[Any, dict[str, Array]]:
         fields = {name: batch[name] for name in (*_IMAGES, *MAPS) if name in batch}
-        if not {*fields} & {*_IMAGES}:
-            raise UserError(
-                "config.augment: this task's batches hold no images as they were: use "
-                "config.data.augment, which comes before the task."
-            )
+        check(chain, batch, size=len(next(iter(batch.values()))))
         own = jax.random.fold_in(jax.random.fold_in(rng, _SALT), state.step)
         keys = example_keys(own, len(next(iter(fields.values()))), axis_name)
         batch = {**batch, **augment(chain, fields, keys)}

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aigc_jax.errors import UserError
 from aigc_jax.operations import Operation
 from aigc_jax.types import Array, Batch
 
@@ -24,16 +23,8 @@ def mixed(operations: tuple[Operation, ...], batch: Batch, keys: Array) -> Batch
 
     Returns:
       `image`, `other_label` (B,) and `share` (B,) float32, of the image's own label.
-
-    Raises:
-      UserError: an odd batch.
     """
     image, count = batch["image"], len(batch["image"])
-    if count % 2:
-        raise UserError(
-            f"config.augment: {operations[0].name} mixes pairs, and a device's part of the batch "
-            f"is {count} images: make it even."
-        )
     other = jnp.arange(count) ^ 1
     which, of_share, of_place = jnp.moveaxis(
         jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,12 +42,14 @@ def dataset(
 class Stream:
     """The batches of a source, from any step on; `class_names` is () where it has no labels.
 
-    `reader` read its captions; None where the task has none.
+    `reader` read its captions; None where the task has none. `placed` says that the examples tell
+    where things are in their images, so that these must not be moved.
     """
 
     batches: Callable[[int], Iterator[Batch]]
     class_names: tuple[str, ...]
     reader: Any = None
+    placed: bool = False
 
     def __call__(self, step: int) -> Iterator[Batch]:
         """The batches from `step` on."""
@@ -98,7 +101,7 @@ def training(config: ConfigDict) -> tuple[ConfigDict, Stream]:
             process_count=jax.process_count(),
         )
 
-    return config, Stream(batches, data.class_names, reader)
+    return config, Stream(batches, data.class_names, reader, data.placed)
 
 
 def _training_sets(config: ConfigDict) -> tuple[sources.Dataset, sources.Dataset | None]:
@@ -220,6 +223,22 @@ class HeldOut:
         In translation those of the target domain, with a length of their own; else this itself.
         """
         return self.real or self
+
+
+def seen_in_training(config: ConfigDict) -> HeldOut:
+    """The images that a run is trained on, as `held_out` gives the others."""
+    config = config.copy_and_resolve_references()
+    config.data.load_size = 0
+    return HeldOut(_training_sets(config)[0], _images, config.eval.batch_size)
+
+
+def held_out_source(config: ConfigDict) -> str:
+    """The source of the images that a run is measured by, for one that is trained on others."""
+    kind, place = sources.parse(config.data.source)
+    half = Path(place) / config.eval.split
+    if kind == "folder" and not config.eval.source and half.is_dir():
+        return f"folder:{half}"
+    return config.eval.source or config.data.source
 
 
 def held_out(config: ConfigDict, source: str | None = None) -> HeldOut:

@@ -7,9 +7,11 @@ import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from aigc_jax.data.dataset import Dataset, Request
 from aigc_jax.errors import UserError
@@ -39,9 +41,10 @@ def is_marked(path: Path) -> bool:
 def manifest(folder: Path) -> dict[str, Any] | None:
     """What is told of a folder of generated images; None where there is none."""
     try:
-        return json.loads((folder / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError):
+        told = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
         return None
+    return told if isinstance(told, dict) and told.get("generated") is True else None
 
 
 def check_real(name: str, root: Path, files: Iterable[Path]) -> None:
@@ -70,9 +73,21 @@ def read_generated(request: Request) -> Dataset:
             f"generated:{request.place} has no {MANIFEST} that says what made its images: name it "
             "folder:DIR if they are real, or write them by aigc sample --as-dataset."
         )
-    name = f"generated:{request.place}"
-    if not told.get("complete"):
+    name, form = f"generated:{request.place}", told.get("format")
+    there = form != "tfds" or (root / "dataset_info.json").is_file()
+    if not (told.get("complete") and there):
         raise UserError(f"{name} was not finished: write it anew by aigc sample --as-dataset.")
-    if told.get("format") == "tfds":
+    if request.split.startswith("train"):  # a part of the real images is no part of these
+        request = dataclasses.replace(request, split="train")
+    if form == "tfds":
         return dataclasses.replace(records.read_prepared(root, request), name=name)
-    return dataclasses.replace(folders.read_folder(request, generated=True), name=name)
+    data = folders.read_folder(request, generated=True)
+    return dataclasses.replace(_numbered(data, told.get("class_names") or ()), name=name)
+
+
+def _numbered(data: Dataset, names: Sequence[str]) -> Dataset:
+    """With the classes of the run that made it, in their order, though some may have no images."""
+    if data.labels is None or not set(data.class_names) <= set(names):
+        return data
+    numbers = np.array([names.index(name) for name in data.class_names], np.int32)
+    return dataclasses.replace(data, labels=numbers[data.labels], class_names=tuple(names))

@@ -36,7 +36,7 @@ def mixed(parts: Sequence[Dataset], shares: Sequence[float]) -> Dataset:
       shares: of each, above 0, of sum 1.
 
     Raises:
-      UserError: they differ; one is a stream of records, or has no end while others do.
+      UserError: they differ; one is a stream of records.
     """
     first = parts[0]
     for part in parts:

@@ -76,7 +76,9 @@ class CodePrior:
 def from_config(config: ConfigDict, axis_name: str | None = None) -> CodePrior:
     """The static half that a config describes. UserError where the autoencoder doesn't fit."""
     # Earlier runs have a field of their own for it.
-    left_out = config.get("label_dropout", config.conditioning.dropout)
+    left_out = config.get("label_dropout")
+    if left_out is None:
+        left_out = config.get("conditioning", {}).get("dropout", 0.0)
     _check_share("conditioning.dropout", left_out)
     _check_share("model.dropout", config.model.get("dropout", 0.0))
     first_stage = _first_stage(config)

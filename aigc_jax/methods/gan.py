@@ -128,6 +128,10 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
     )
     policies, ada = parse(config.get("d_augment", "")), Ada(**config.get("ada", {}))
     check(ada)
+    if palette and {*policies} & {"color", "ada"}:
+        raise UserError(
+            "config.d_augment recolours, and label maps have no colours: take 'translation,cutout'."
+        )
     tx = functools.partial(optim.optimizer, config.optimizer)
     g_steps = config.num_train_steps
     return GAN(

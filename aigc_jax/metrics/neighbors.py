@@ -67,7 +67,9 @@ def _merged(one: tuple[Array, Array], other: tuple[Array, Array], k: int) -> tup
     return -values, jnp.take_along_axis(index, place, 1)
 
 
-def realism(fake: np.ndarray, real: np.ndarray, k: int = 3) -> np.ndarray:
+def realism(
+    fake: np.ndarray, real: np.ndarray, k: int = 3, radii: np.ndarray | None = None
+) -> np.ndarray:
     """(M,) how real each generated image is (Kynkaanniemi et al. 2019, equation 3).
 
     The greatest quotient of a real image's distance to its k-th neighbour, and that to it, over the
@@ -75,8 +77,9 @@ def realism(fake: np.ndarray, real: np.ndarray, k: int = 3) -> np.ndarray:
 
     Args:
       fake, real: (M, D), (N, D) features, float32.
+      radii: (N,) each real image's distance to its k-th neighbour, where it is known already.
     """
-    radii = nearest(real, real, k, same=True)[0][:, -1]
+    radii = nearest(real, real, k, same=True)[0][:, -1] if radii is None else radii
     kept = radii <= np.median(radii)
     real, radii = real[kept], jnp.asarray(radii[kept])
     centre = real.mean(0, dtype=np.float64).astype(np.float32)
@@ -98,17 +101,31 @@ def _quotients(x: Array, y: Array, radii: Array) -> Array:
     return (radii[None] / jnp.sqrt(jnp.maximum(squares, 1e-12))).max(1)
 
 
-def closeness(fake: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def closeness(
+    fake: np.ndarray, train: np.ndarray, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """How near each sample is to its nearest training image, in that image's own terms.
 
+    Args:
+      fake, train: (M, D), (N, D) features, float32.
+      own: what `own_distances` makes of `train`, where it is known already.
+
     Returns:
-      (M,) its distance, over that image's distance to its own nearest neighbour among the training
-      images: far below 1 for a copy; and (M,) int32, which one it is.
+      (M,) its distance, over that image's own: far below 1 for a copy; and (M,) int32, which it is.
     """
     distances, index = nearest(fake, train)
+    own, rows = own_distances(train) if own is None else own, index[:, 0]
+    return distances[:, 0] / own[rows], rows
+
+
+def own_distances(train: np.ndarray) -> np.ndarray:
+    """(N,) from each training image to its nearest neighbour, half of their median at least.
+
+    Of images that are there twice the copies are those most likely to be learned by heart.
+    """
     own = nearest(train, train, same=True)[0][:, 0]
-    rows = index[:, 0]
-    return distances[:, 0] / np.maximum(own[rows], 1e-12), rows
+    typical = np.median(own[own > 0]) if (own > 0).any() else 1.0
+    return np.maximum(own, typical / 2)
 
 
 class Copying(NamedTuple):
