@@ -6,12 +6,13 @@
 step: a D+G step of the class-conditional DCGAN, 32x32, with what its discriminator sees augmented
 by nothing, DiffAugment's three policies, and ADA at probability 0.5. stream: images a second of one
 list of operations (rotate, flip, crop-resize, colours) on 32x32 images in batches: this library's
-in tf.data, the same in a jitted JAX function, and torchvision's v2 transforms image by image in a
-DataLoader with as many processes as cores, as they are used.
+in tf.data, the same in a jitted JAX function, and albumentations (or torchvision) image by image in
+a DataLoader with as many processes as cores, as they are used.
 """
 
 import argparse
 import functools
+import multiprocessing
 
 import harness
 import step_time
@@ -73,13 +74,49 @@ def jitted(options: argparse.Namespace):
     return harness.timer(run, lambda: jax.block_until_ready(holder["image"]), each=False), {}
 
 
-def torchvision(options: argparse.Namespace):
-    """torchvision's v2 transforms."""
+def loader(images, change, options: argparse.Namespace):
+    """Batches of `change(image)`, image by image, in as many processes as cores."""
+    import torch
+
+    class Images(torch.utils.data.Dataset):
+        __len__ = lambda self: 1 << 24  # noqa: E731
+        __getitem__ = lambda self, i: change(images[i % len(images)])  # noqa: E731
+
+    torch.set_num_threads(1)
+    # The harness's workers are daemons, which may have no children.
+    multiprocessing.current_process()._config["daemon"] = False
+    batches = iter(
+        torch.utils.data.DataLoader(
+            Images(), 256, num_workers=options.threads, multiprocessing_context="fork"
+        )
+    )
+    return harness.timer(lambda: next(batches), lambda: None, each=False), {}
+
+
+def albumentations(options: argparse.Namespace):
+    """albumentations, on NumPy arrays, by OpenCV."""
+    import albumentations as alb
+    import cv2
     import numpy as np
+
+    cv2.setNumThreads(1)
+    mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
+    change = alb.Compose([
+        alb.Affine(rotate=(-15, 15), p=1, **mirrored),
+        alb.HorizontalFlip(),
+        alb.RandomResizedCrop((32, 32), scale=(0.64, 1), ratio=(1, 1), p=1),
+        alb.ColorJitter((0.8, 1.2), (0.8, 1.2), (0.8, 1.2), (0, 0), p=1),
+        alb.Normalize((0.5,) * 3, (0.5,) * 3),
+    ])  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (10_000, 32, 32, 3), np.uint8)
+    return loader(images, lambda image: change(image=image)["image"], options)
+
+
+def torchvision(options: argparse.Namespace):
+    """torchvision's v2 transforms, on tensors."""
     import torch
     from torchvision.transforms import v2
 
-    images = np.random.default_rng(0).integers(0, 256, (10_000, 3, 32, 32), np.uint8)
     change = v2.Compose([
         v2.RandomRotation(15, v2.InterpolationMode.BILINEAR),
         v2.RandomHorizontalFlip(),
@@ -88,18 +125,8 @@ def torchvision(options: argparse.Namespace):
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize([0.5] * 3, [0.5] * 3),
     ])  # fmt: skip
-
-    class Images(torch.utils.data.Dataset):
-        __len__ = lambda self: 1 << 30  # noqa: E731
-        __getitem__ = lambda self, i: change(torch.from_numpy(images[i % len(images)]))  # noqa: E731
-
-    torch.set_num_threads(1)
-    loader = torch.utils.data.DataLoader(
-        Images(), 256, num_workers=options.threads, multiprocessing_context="fork",
-        persistent_workers=True,
-    )  # fmt: skip
-    batches = iter(loader)
-    return harness.timer(lambda: next(batches), lambda: None, each=False), {}
+    images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
+    return loader(images, change, options)
 
 
 def measure(workers: dict[str, harness.Worker], rounds: int, steps: int) -> dict[str, list[float]]:
@@ -124,18 +151,24 @@ def of_step(options: argparse.Namespace) -> None:
 
 def of_stream(options: argparse.Namespace) -> None:
     workers = {}
-    for make in (tf_data, jitted, torchvision):
-        workers[make.__name__] = harness.Worker(make, options, threads=options.threads)
+    makes = {make.__name__: make for make in (tf_data, jitted, albumentations, torchvision)}
+    for name in options.sides:
+        workers[name] = harness.Worker(makes[name], options, threads=options.threads)
     times = measure(workers, options.rounds, 20)
     rates = {name: 256e3 / harness.summary(each)["median"] for name, each in times.items()}
-    rows = [(name, rate, rate / rates["torchvision"]) for name, rate in rates.items()]
-    print(f"{OPS}\n\n{harness.table(('side', 'images/s', '/ torchvision'), rows)}")
+    last = options.sides[-1]
+    rows = [(name, rate, rate / rates[last]) for name, rate in rates.items()]
+    print(f"{OPS}\n\n{harness.table(('side', 'images/s', f'/ {last}'), rows)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help="step, stream or both")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--sides", nargs="+", default=["tf_data", "jitted", "albumentations"],
+        help="of stream: tf_data, jitted, albumentations, torchvision; the last is the measure",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=8, help="turns of each side")
     parser.add_argument("--steps", type=int, default=10, help="training steps a turn")
     parser.add_argument("--threads", type=int, default=2, help="cores a side may use")
@@ -151,7 +184,7 @@ def main() -> None:
             parser.error(f"no such part: {name}; there are {', '.join(parts)}")
         parts[name](argparse.Namespace(**vars(options), **model))
         print()
-    print(harness.machine("jax", "tensorflow", "torchvision"))
+    print(harness.machine("jax", "tensorflow", "albumentations"))
 
 
 if __name__ == "__main__":

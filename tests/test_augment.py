@@ -580,5 +580,7 @@ def test_a_classifier_learns_of_both_labels():
 
 
 def test_an_odd_batch_has_no_pairs():
+    batch = {"image": jnp.zeros((3, 4, 4, 1)), "label": jnp.zeros(3, jnp.int32)}
+    step = augmented(watched, parse("mixup", mixing=True))
     with pytest.raises(UserError, match="part of the batch is 3 images: make it even"):
-        pairs("mixup", 3)
+        step(Counted((0,)), batch, RNG)
