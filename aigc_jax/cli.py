@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     if rest and args.verb not in ("train", "selftrain"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        name = f"aigc {args.verb}"
+        parser.exit(2, f"{name}: unrecognized arguments: {' '.join(rest)} (see {name} --help)\n")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # What Orbax raises it also logs, with tracebacks.
     absl.logging.set_verbosity(absl.logging.FATAL)

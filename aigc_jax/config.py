@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -356,7 +357,10 @@ def of_run(workdir: str | Path) -> ConfigDict:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
     for section in ("data", "eval"):
-        config[section] = ConfigDict({**default()[section], **config.get(section, {})})
+        fields = {**default()[section], **config.get(section, {})}
+        if "mix" in fields:  # tuples are lists in a file
+            fields["mix"] = tuple(map(tuple, fields["mix"]))
+        config[section] = ConfigDict(fields)
     if tokenizer.is_file():
         config.data.text.tokenizer = str(tokenizer)
     return config
@@ -369,8 +373,9 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
     """
     old, new = _flat(old), _flat(new)
     old = {_RENAMED.get(name, name): value for name, value in old.items()}
-    before = _flat(json.loads(default().to_json_best_effort()))  # tuples are lists in a file
+    before = _flat(default().to_dict())
     old |= {name: value for name, value in before.items() if name in new and name not in old}
+    old, new = ({k: _listed(v) for k, v in side.items()} for side in (old, new))
     scheduled = new.get("optimizer.schedule", "constant") != "constant"
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
@@ -378,6 +383,11 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
         if old.get(name) != new.get(name)
         and (not _is_free(name) or (scheduled and name == "num_train_steps"))
     ]
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as a file has them."""
+    return [_listed(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def _one_of(config: ConfigDict, field: str, values: tuple[str, ...]) -> None:

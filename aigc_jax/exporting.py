@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from aigc_jax import __version__, runs, sampling, sifting
 from aigc_jax.data import tensorflow
-from aigc_jax.data.generated import MANIFEST, marked
+from aigc_jax.data.generated import MANIFEST, is_marked, manifest, marked
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.runs import Run
 from aigc_jax.sifting import Sieve
@@ -80,10 +80,11 @@ def export(
         label; `out` is there already; too few samples pass.
     """
     check(form, per_class, run.config.num_classes, label)
-    sampling.check_folder(out)
+    check_out(out)
     out, count = Path(out), n * run.config.num_classes if per_class else n
     sieve = sifting.sieve(keep, real or run.config)
     names = runs.class_names(run.workdir, run.config) if run.config.num_classes else []
+    _clear(out)
     told = {
         "generated": True,
         "complete": False,
@@ -132,7 +133,9 @@ def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[Chunk
     for drawn, images, own in sampling.chunks(run, _TRIES * count, **asked):
         kept = np.flatnonzero(sieve(images, own))
         if quota is not None:
-            kept = np.array([i for i in kept if _take(quota, own[i])], int)
+            wanted = np.array([i for i in kept if _take(quota, own[i])], int)
+            sieve.dropped["surplus"] += len(kept) - len(wanted)  # of classes that are full
+            kept = wanted
         kept = kept[: count - done]
         if len(kept):
             yield Chunk(done, images[kept], None if own is None else own[kept], drawn + kept)
@@ -142,6 +145,9 @@ def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[Chunk
         if drawn >= _TRIES * 512 and done * _TRIES < drawn:  # it would never end
             break
     refused = ", ".join(f"{name} dropped {n}" for name, n in sieve.dropped.items())
+    if quota is not None:
+        worst = int(quota.argmax())
+        refused += f"; most are missing of class {worst}"
     raise UserError(
         f"--keep lets {done} samples of {drawn + len(images)} pass ({refused}): ask less."
     )
@@ -150,6 +156,21 @@ def _passing(run: Run, count: int, sieve: Sieve, **asked: Any) -> Iterator[Chunk
 def _take(quota: np.ndarray, label: int) -> bool:
     quota[label] -= 1
     return quota[label] >= 0
+
+
+def check_out(out: str | Path) -> None:
+    """UserError if `out` is taken; a set that was not finished may be written anew."""
+    told = manifest(Path(out))
+    if told is None or told.get("complete"):
+        sampling.check_folder(out, "--as-dataset")
+
+
+def _clear(out: Path) -> None:
+    """Removes what was written of a set that was not finished, and nothing else."""
+    ours = {MANIFEST, "metadata.jsonl", "dataset_info.json", "features.json"}
+    for path in out.rglob("*"):
+        if path.name in ours or path.name.startswith("train.tfrecord-") or is_marked(path):
+            path.unlink()
 
 
 def check(form: str, per_class: bool, num_classes: int, label: int | None) -> None:

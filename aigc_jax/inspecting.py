@@ -92,7 +92,8 @@ def inspect(
     Raises:
       UserError: the sources' own; `out` is taken.
     """
-    sampling.check_folder(out)
+    if not {path.name for path in Path(out).glob("*")} <= {"page.png", "report.json"}:
+        sampling.check_folder(out)  # but what was found before may go
     look = functools.partial(_table, split=split, num=num, size=image_size, data_dir=data_dir)
     data = look("--data", source)
     other = look("--against", against) if against else None
@@ -380,6 +381,8 @@ def _contact(data: Table) -> np.ndarray:
         return tile(data.images[rows].reshape(-1, min(columns, len(rows)), *data.images.shape[1:]))
     lines = []
     for label in np.unique(data.labels)[:16]:
-        mine = np.flatnonzero(data.labels == label)
-        lines.append(data.images[np.resize(rng.permutation(mine), columns)])
+        mine = rng.permutation(np.flatnonzero(data.labels == label))[:columns]
+        line = np.full((columns, *data.images.shape[1:]), 255, np.uint8)
+        line[: len(mine)] = data.images[mine]
+        lines.append(line)
     return tile(np.stack(lines))

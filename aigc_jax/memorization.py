@@ -12,7 +12,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.metrics import neighbors
 from aigc_jax.runs import Run
 from aigc_jax.sets import Filled
-from aigc_jax.writers import save_png, tile
+from aigc_jax.writers import tile
 
 _ROWS, _NEAREST, _COPY = 8, 4, 0.5
 
@@ -84,7 +84,7 @@ def memorized(run: Run, out: str | Path, num: int = 1000, seed: int = 0, **knobs
     close, _ = neighbors.closeness(fake, train.features, own)
     others, _ = neighbors.closeness(held_out.features, train.features, own)
     images = pixels.convert(images, every.channels)
-    save_png(tile(_page(images, fake, train.features, close, every)), Path(out))
+    _page(_lines(images, fake, train.features, close, every), Path(out))
     found = neighbors.copying(fake, train.features, held_out.features)
     return Memorized(
         copying=found.value,
@@ -100,21 +100,35 @@ def memorized(run: Run, out: str | Path, num: int = 1000, seed: int = 0, **knobs
     )
 
 
-def _page(
+def _page(lines: list[np.ndarray], path: Path) -> None:
+    """The closest on the left, the others on the right."""
+    from matplotlib.figure import Figure
+
+    parts = {"the closest samples": lines[:_ROWS], "others, from close to far": lines[_ROWS:]}
+    parts = {title: part for title, part in parts.items() if part}
+    figure = Figure(figsize=(4.5 * len(parts), 7.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(parts)))
+    for axis, (title, part) in zip(axes, parts.items(), strict=True):
+        picture = tile(np.stack(part)).squeeze()
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(f"{title}:\nsample, and its nearest training images", fontsize=10)
+        axis.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def _lines(
     images: np.ndarray, fake: np.ndarray, train: np.ndarray, close: np.ndarray, every: Filled
-) -> np.ndarray:
-    """(rows, columns, H, W, C)."""
+) -> list[np.ndarray]:
+    """Rows (1 + neighbours, H, W, C)."""
     order = close.argsort()
     later = np.linspace(_ROWS, len(order) - 1, _ROWS).astype(int) if len(order) > _ROWS else []
     shown = order[[*range(min(_ROWS, len(order))), *later]]
     near = neighbors.nearest(fake[shown], train, min(_NEAREST, len(train)))[1]
     there = _rows_of(every, set(near.reshape(-1).tolist()))
-    lines = [[images[i], *(there[j] for j in row)] for i, row in zip(shown, near, strict=True)]
-    # Two columns of rows: the closest, and the others.
-    half = [*lines[:_ROWS]], [*lines[_ROWS:]]
-    gap = np.full_like(images[0], 255)
-    whole = [[*a, gap, *b] for a, b in zip(*half, strict=True)] if half[1] else half[0]
-    return np.array(whole)
+    return [
+        np.stack([images[i], *(there[j] for j in row)]) for i, row in zip(shown, near, strict=True)
+    ]
 
 
 def _rows_of(every: Filled, wanted: set[int]) -> dict[int, np.ndarray]:

@@ -210,20 +210,20 @@ def check_out(out: str | Path) -> None:
     check_folder(out)
 
 
-def check_folder(out: str | Path) -> None:
+def check_folder(out: str | Path, flag: str = "--out") -> None:
     """UserError if `out` is a file, holds something, or can't be made where it is."""
     out = Path(out)
     if out.suffix.lower() in _OF_FILES and not out.is_dir():
-        raise UserError(f"--out {out}: this makes a folder: leave out the ending {out.suffix}.")
+        raise UserError(f"{flag} {out}: this makes a folder: leave out the ending {out.suffix}.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out {out} is there already and not empty: name a new folder.")
-    _check_writable(out, out)
+        raise UserError(f"{flag} {out} is there already and not empty: name a new folder.")
+    _check_writable(out, out, flag)
 
 
-def _check_writable(out: Path, folder: Path) -> None:
+def _check_writable(out: Path, folder: Path, flag: str = "--out") -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"--out {out}: nothing can be written to {there}.")
+        raise UserError(f"{flag} {out}: nothing can be written to {there}.")
 
 
 def class_labels(config: ConfigDict, n: int, label: int | None = None) -> np.ndarray | None:

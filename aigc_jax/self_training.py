@@ -129,9 +129,11 @@ def plot(curves: dict[str, Sequence[Generation]], path: Path) -> None:
         for label, records in curves.items():
             numbers = [record.number for record in records]
             axis.plot(numbers, [getattr(record, name) for record in records], "o-", label=label)
-        axis.set(title=title, xlabel="generation", ylim=(0, None))
+        highest = max(getattr(record, name) for records in curves.values() for record in records)
+        axis.set(title=title, xlabel="generation", ylim=(0, 1.1 * highest or 1))
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend()
+        if len(curves) > 1:
+            axis.legend()
     figure.savefig(path, dpi=110)
 
 

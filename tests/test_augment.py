@@ -373,7 +373,7 @@ def test_steps_are_few():
         ("color", "color takes 1 argument"),
         ("rotate 15", "is no augmentation"),
         ("randaugment(1..2,5)", "n can't be a range. Did you mean 2"),
-        ("flip,mixup(0.2)", "'mixup' mixes the images of a batch: it goes in config.augment"),
+        ("flip,mixup(0.2)", "'mixup' mixes the images of a batch and their labels: it is for"),
     ],
 )
 def test_mistakes(text, line):

@@ -131,6 +131,11 @@ def test_what_nothing_passes_ends(run, tmp_path, monkeypatch):
         exporting.export(run, tmp_path / "none", 20, keep="realism(100)")
     with pytest.raises(UserError, match="was not finished"):
         sources.load(f"generated:{tmp_path / 'none'}", image_size=16)
+    told = exporting.export(run, tmp_path / "none", 20)  # in its place
+    assert told["complete"]
+    assert sources.load(f"generated:{tmp_path / 'none'}", image_size=16).num_examples == 20
+    with pytest.raises(UserError, match=r"--as-dataset .* is there already"):
+        exporting.export(run, tmp_path / "none", 20)
 
 
 @pytest.mark.parametrize(

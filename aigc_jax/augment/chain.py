@@ -71,8 +71,8 @@ def parse(text: str, *, mixing: bool = False) -> Chain:
         first += len(operation.args) + KINDS[operation.name].draws
     if mixes and not mixing:
         raise UserError(
-            f"{mixes[0].name!r} mixes the images of a batch: it goes in config.augment, for a "
-            "classifier, and nowhere else."
+            f"{mixes[0].name!r} mixes the images of a batch and their labels: it is for "
+            "classifiers alone, in config.augment."
         )
     return Chain(tuple(step for step in steps if step != Step()), first, tuple(mixes))
 

@@ -10,7 +10,10 @@ from aigc_jax.errors import UserError
 Runner = Callable[[argparse.Namespace, list[str]], None]
 
 STEP_HELP = "of the checkpoint (default: the newest)"
-KEEP_HELP = "keep those that pass, e.g. 'confidence(0.9),realism(1),copies(0.5)'; see sifting"
+KEEP_HELP = (
+    "keep those that pass: confidence(p) of the judge in the label that was asked, realism(r), "
+    "copies(share): of training images, dropped; such as 'confidence(0.9),copies(0.5)'"
+)
 TILE_HELP = "pixels a side above which an image goes through in tiles (default: 2048)"
 
 

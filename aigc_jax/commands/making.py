@@ -64,7 +64,7 @@ def _sample_dataset(args: argparse.Namespace) -> None:
     check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
     sampling.check_values(knobs)
-    sampling.check_folder(args.as_dataset)
+    exporting.check_out(args.as_dataset)
     config = configs.of_run(args.workdir)
     sampling.check_draws(methods.load(config.method), knobs)
     sampling.class_labels(config, 1, args.label)

@@ -96,7 +96,12 @@ def _show(found, args: argparse.Namespace) -> None:  # noqa: ANN001
 def add_inspect(parser: argparse.ArgumentParser) -> Runner:
     """what is in a data set: sizes, classes, duplicates, blank, blurred and corrupt images"""
     add = parser.add_argument
-    add("--data", required=True, metavar="SOURCE", help="folder:DIR, tfds:NAME[/SPLIT], npz:FILE")
+    add(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="folder:DIR, tfds:NAME[/SPLIT], npz:FILE, generated:DIR, digits",
+    )
     add("--against", metavar="SOURCE", help="another, such as its test set: what do they share?")
     add("--out", default="inspection", metavar="DIR", help="a new folder: page.png, report.json")
     add("--split", default="train", help="of a source that has some and names none")
