@@ -106,7 +106,8 @@ def _page(lines: list[np.ndarray], path: Path) -> None:
 
     parts = {"the closest samples": lines[:_ROWS], "others, from close to far": lines[_ROWS:]}
     parts = {title: part for title, part in parts.items() if part}
-    figure = Figure(figsize=(4.5 * len(parts), 7.4), layout="constrained")
+    size = 4.5 * len(parts), 0.9 + 0.9 * len(lines[:_ROWS])
+    figure = Figure(figsize=size, layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(parts)))
     for axis, (title, part) in zip(axes, parts.items(), strict=True):
         picture = tile(np.stack(part)).squeeze()
