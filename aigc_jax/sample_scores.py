@@ -57,15 +57,7 @@ class SampleScores:
         self._config, self._metrics, self._asked = config, metrics, asked
         self._real, self._num, self._cache = real, num, cache
         self._settings = settings or suite.Settings(protocols.find(section.protocol))
-        network = networks.load(
-            section.extractor or "inception",
-            section.weights,
-            self._settings.protocol,
-            section.precision,
-        )
-        self._viewer = Viewer(
-            network, self._settings.protocol, layout, section.extractor_batch_size
-        )
+        self._viewer = viewer_of(config, self._settings.protocol, layout)
         self._translates = command(method) is not None
         # What they are made of, images or captions, is the held-out examples' own.
         self._follows = self._translates or configured.reads_captions(config)
@@ -172,11 +164,7 @@ class SampleScores:
             return seen
         held = self._held_out.targets
         n = min(self._most if self._translates else self._to_fill[1], len(held))
-        real = Filled(
-            name_of(held, n), n, (self._config.image_size,) * 2, self._viewer.extractor.channels,
-            functools.partial(some, held, n), lambda batch: np.asarray(to_uint8(batch["image"])),
-        )  # fmt: skip
-        return self._cached(real)
+        return self._cached(filled(held, n, self._config, self._viewer))
 
     def _cached(self, images: Filled) -> Seen:
         # Of several processes, all have to see or none.
@@ -210,6 +198,25 @@ def _baseline(
     method: ModuleType, spec: Any, name: str, state: Any, rng: Any, batch: Batch
 ) -> jax.Array:
     return method.baselines(spec, state, batch)[name]
+
+
+def viewer_of(
+    config: ConfigDict, protocol: protocols.Protocol, layout: parallel.Layout | None = None
+) -> Viewer:
+    """The network that a run's samples are measured through; Inception where it names none."""
+    section = config.eval
+    network = networks.load(
+        section.extractor or "inception", section.weights, protocol, section.precision
+    )
+    return Viewer(network, protocol, layout, section.extractor_batch_size)
+
+
+def filled(held: configured.HeldOut, n: int, config: ConfigDict, viewer: Viewer) -> Filled:
+    """n of the examples' images, as `viewer` takes them."""
+    return Filled(
+        name_of(held, n), n, (config.image_size,) * 2, viewer.extractor.channels,
+        functools.partial(some, held, n), lambda batch: np.asarray(to_uint8(batch["image"])),
+    )  # fmt: skip
 
 
 def name_of(held: configured.HeldOut, n: int) -> str:

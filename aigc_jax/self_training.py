@@ -21,7 +21,7 @@ from aigc_jax.data import configured, generated
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import protocols
 from aigc_jax.runs import Run
-from aigc_jax.scoring import Seen
+from aigc_jax.scoring import Seen, Viewer
 from aigc_jax.writers import save_png, tile
 
 RECORDS = "generations.json"
@@ -92,14 +92,17 @@ def self_train(
     _check(config, workdir, told)
     records: list[Generation] = []
     first: Run | None = None
+    eyes: tuple[Viewer, Seen] | None = None
     for number in range(generations + 1):
         place, source = workdir / f"generation_{number}", workdir / f"samples_{number}"
         own = config if first is None else _fed(first, source, real)
         if int(train.run(own, place).step) < own.num_train_steps:
             raise SystemExit(0)  # it was told to stop
         run = runs.load(place)
-        first = first or run
-        record = _record(first, run, number, generated.manifest(source) or {})
+        if first is None:
+            first, viewer = run, sifting.viewer_of(run.config)
+            eyes = viewer, sifting.real_images(run.config, viewer)
+        record = _record(first, *eyes, run, number, generated.manifest(source) or {})
         records.append(record)
         _write(workdir, told, records)
         _say(records)
@@ -195,9 +198,9 @@ def _export(run: Run, first: Run, out: Path, num: int | None, keep: str, seed: i
     exporting.export(run, out, num, form="tfds", seed=seed, keep=keep, real=first.config)
 
 
-def _record(first: Run, run: Run, number: int, manifest: dict) -> Generation:
-    viewer = sifting.viewer_of(first.config)
-    real = sifting.real_images(first.config, viewer)
+def _record(
+    first: Run, viewer: Viewer, real: Seen, run: Run, number: int, manifest: dict
+) -> Generation:
     count = min(real.n, first.config.eval.num_samples)
     images, labels = sampling.generate(run, count, seed=number)
     seen = viewer.see(sifting.of_arrays("samples", images, viewer, labels))

@@ -11,21 +11,19 @@ copies(share)        nearer to a training image than this share (0.5) of that im
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aigc_jax import networks
+from aigc_jax import sample_scores
 from aigc_jax.data import configured
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import neighbors, protocols
 from aigc_jax.operations import Kinds, Operation, Parameter, Range
-from aigc_jax.sample_scores import name_of, some
+from aigc_jax.sampling import in_turn
 from aigc_jax.scoring import Seen, Viewer
 from aigc_jax.sets import Filled
-from aigc_jax.types import Batch, to_uint8
 
 # Of (what is seen of samples, the same of training images, labels, a number): (B,) bool.
 KINDS = Kinds("filter")
@@ -137,15 +135,12 @@ def reads_labels(viewer: Viewer, seen: Seen, num_classes: int) -> bool:
 
 def viewer_of(config: ConfigDict) -> Viewer:
     """The network that a run's samples are measured through. UserError: it has none."""
-    section = config.eval
-    if not section.extractor:
+    if not config.eval.extractor:
         raise UserError(
             "Nothing looks at this run's samples: give --config.eval.extractor in training, a "
             "classifier's workdir or a config that trains one, such as digits_classifier."
         )
-    protocol = protocols.find(section.protocol)
-    network = networks.load(section.extractor, section.weights, protocol, section.precision)
-    return Viewer(network, protocol, None, section.extractor_batch_size)
+    return sample_scores.viewer_of(config, protocols.find(config.eval.protocol))
 
 
 def training_images(config: ConfigDict, viewer: Viewer) -> Seen:
@@ -164,25 +159,14 @@ def training_filled(config: ConfigDict, viewer: Viewer) -> Filled:
 
 
 def _filled(images: configured.HeldOut, config: ConfigDict, viewer: Viewer) -> Filled:
-    n = min(_MOST, len(images))
-    return Filled(
-        name_of(images, n), n, (config.image_size,) * 2, viewer.extractor.channels,
-        functools.partial(some, images, n), lambda batch: np.asarray(to_uint8(batch["image"])),
-    )  # fmt: skip
+    return sample_scores.filled(images, min(_MOST, len(images)), config, viewer)
 
 
 def of_arrays(
     name: str, images: np.ndarray, viewer: Viewer, labels: np.ndarray | None = None
 ) -> Filled:
     """Images (N, H, W, C) uint8 as a set."""
-    fields = {} if labels is None else {"label": labels}
-
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(images), 256):
-            rows = np.arange(start, min(start + 256, len(images)))
-            told = {field: x[rows] for field, x in fields.items()}
-            yield {"index": rows, "valid": np.ones(len(rows)), **told}
-
-    channels = viewer.extractor.channels
-    made = lambda batch: images[batch["index"]]  # noqa: E731
-    return Filled(name, len(images), images.shape[1:3], channels, batches, made)
+    fields = {"image": images} | ({} if labels is None else {"label": labels})
+    batches = functools.partial(in_turn, len(images), fields, 256)
+    size, channels = images.shape[1:3], viewer.extractor.channels
+    return Filled(name, len(images), size, channels, batches, lambda batch: batch["image"])

@@ -1,6 +1,7 @@
 """The commands that make images: of latents, of labels, of other images."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from aigc_jax.commands.common import KEEP_HELP, STEP_HELP, TILE_HELP, Runner, check_numbers
@@ -35,20 +36,13 @@ def add_sample(parser: argparse.ArgumentParser) -> Runner:
 
 
 def _sample(args: argparse.Namespace, rest: list[str]) -> None:
-    from aigc_jax import config as configs
-    from aigc_jax import methods, runs, sampling
+    from aigc_jax import runs, sampling
 
     if args.as_dataset:
         return _sample_dataset(args)
     if args.keep:
         raise UserError("--keep chooses the images of --as-dataset DIR: give that too.")
-    check_numbers(args, n=1)
-    knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
-    sampling.check_values(knobs)
-    sampling.check_out(args.out)
-    config = configs.of_run(args.workdir)
-    sampling.check_draws(methods.load(config.method), knobs)
-    sampling.class_labels(config, 1, args.label)
+    config, knobs = _checked(args, lambda: sampling.check_out(args.out))
     sampling.check_texts(config, args.text)
     run = runs.load(args.workdir, args.step)
     asked = {"label": args.label, "text": args.text}
@@ -57,17 +51,25 @@ def _sample(args: argparse.Namespace, rest: list[str]) -> None:
     print(f"{len(images)} images of step {run.step} in {args.out}")
 
 
-def _sample_dataset(args: argparse.Namespace) -> None:
+def _checked(args: argparse.Namespace, check_out: Callable[[], None]) -> tuple:
+    """The run's config and the knobs that were given, before anything is loaded."""
     from aigc_jax import config as configs
-    from aigc_jax import exporting, methods, runs, sampling, sifting
+    from aigc_jax import methods, sampling
 
     check_numbers(args, n=1)
     knobs = {name: getattr(args, name) for name in _KNOBS if getattr(args, name) is not None}
     sampling.check_values(knobs)
-    exporting.check_out(args.as_dataset)
+    check_out()
     config = configs.of_run(args.workdir)
     sampling.check_draws(methods.load(config.method), knobs)
     sampling.class_labels(config, 1, args.label)
+    return config, knobs
+
+
+def _sample_dataset(args: argparse.Namespace) -> None:
+    from aigc_jax import exporting, runs, sampling, sifting
+
+    config, knobs = _checked(args, lambda: exporting.check_out(args.as_dataset))
     exporting.check(args.format, args.per_class, config.num_classes, args.label)
     sifting.parse(args.keep)
     sampling.check_texts(config, args.text)

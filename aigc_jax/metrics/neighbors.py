@@ -47,23 +47,28 @@ def nearest(
     return distances, index
 
 
+def squared_distances(x: Array, y: Array) -> Array:
+    """(n, D), (m, D) -> (n, m) squared distances, float32."""
+    product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    return (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * product
+
+
 @functools.partial(jax.jit, static_argnames=("k", "same"))
 def _of_tile(
     x: Array, y: Array, row: Array, column: Array, k: int, same: bool
 ) -> tuple[Array, Array]:
-    product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    squares = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * product
+    found = squared_distances(x, y)
     if same:
         own = row + jnp.arange(len(x))[:, None] == column + jnp.arange(len(y))[None]
-        squares = jnp.where(own, jnp.inf, squares)
-    values, index = jax.lax.top_k(-squares, min(k, len(y)))
+        found = jnp.where(own, jnp.inf, found)
+    values, index = jax.lax.top_k(-found, min(k, len(y)))
     return -values, index + column
 
 
 @functools.partial(jax.jit, static_argnames="k")
 def _merged(one: tuple[Array, Array], other: tuple[Array, Array], k: int) -> tuple[Array, Array]:
-    squares, index = (jnp.concatenate(parts, 1) for parts in zip(one, other, strict=True))
-    values, place = jax.lax.top_k(-squares, min(k, squares.shape[1]))
+    found, index = (jnp.concatenate(parts, 1) for parts in zip(one, other, strict=True))
+    values, place = jax.lax.top_k(-found, min(k, found.shape[1]))
     return -values, jnp.take_along_axis(index, place, 1)
 
 
@@ -96,9 +101,7 @@ def realism(
 
 @jax.jit
 def _quotients(x: Array, y: Array, radii: Array) -> Array:
-    product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    squares = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * product
-    return (radii[None] / jnp.sqrt(jnp.maximum(squares, 1e-12))).max(1)
+    return (radii[None] / jnp.sqrt(jnp.maximum(squared_distances(x, y), 1e-12))).max(1)
 
 
 def closeness(

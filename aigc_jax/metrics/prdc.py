@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aigc_jax.errors import UserError
+from aigc_jax.metrics.neighbors import squared_distances
 from aigc_jax.types import Array
 
 _TILE = 4096  # rows and columns of a tile of distances: 64 MiB in float32
@@ -126,12 +127,6 @@ def _slack(dim: int, dtype: type) -> float:
     return (4 + np.sqrt(dim)) * float(np.finfo(dtype).eps)
 
 
-def _squares(x: Array, y: Array) -> Array:
-    """(n, D), (m, D) -> (n, m) squared distances, float32."""
-    product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    return (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * product
-
-
 def _starts(n: int, size: int = _TILE) -> range:
     return range(0, n, size)
 
@@ -156,7 +151,7 @@ def _radii(points: _Points, k: int) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _tile_neighbours(x: Array, y: Array, same: bool, count: int) -> list[tuple[Array, Array]]:
     """Each of x's nearest in y, squared distances and indices, and, if they differ, of y's in x."""
-    squares = _squares(x, y)
+    squares = squared_distances(x, y)
     if same:
         squares = jnp.where(jnp.eye(len(x), dtype=bool), jnp.inf, squares)
     sides = [squares] if same else [squares, squares.T]
@@ -231,7 +226,7 @@ def _compare(
 
 @jax.jit
 def _tile_compare(fake: Array, s: Array, real: Array, r: Array, square: Array) -> tuple[Array, ...]:
-    squares = _squares(fake, real)
+    squares = squared_distances(fake, real)
     outside = squares - r[None]
     margin = jnp.abs(outside) - _slack(fake.shape[1], np.float32) * square[None]
     below = squares - s[:, None]
