@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers.attention import attend
 from aigc_jax.layers.conv import Initializer, conv
 from aigc_jax.types import Array, Batch
@@ -252,6 +252,16 @@ class LabelConv(nn.Module):
         maps = maps.reshape(-1, self.num_classes, self.features).swapaxes(0, 1)
         one_hot = _one_hot(label, self.num_classes, x.dtype)
         return y + (one_hot @ maps.reshape(self.num_classes, -1)).reshape(y.shape)
+
+
+def ways(condition: str, network: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts of "concat,film"; UserError for an unknown one."""
+    parts = tuple(part.strip() for part in condition.split(",") if part.strip())
+    for part in parts:
+        if part not in known:
+            hint = did_you_mean(part, known)
+            raise UserError(f"config.{network}.condition holds {part!r}.{hint}")
+    return parts
 
 
 def check_label(condition: Condition) -> None:

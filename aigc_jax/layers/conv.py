@@ -1,5 +1,6 @@
 """Convolutions of image networks: as functions of arrays, and as Linen modules."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,8 @@ from aigc_jax.layers._fast_conv import Geometry
 from aigc_jax.types import Array
 
 Initializer = jax.nn.initializers.Initializer
+# What a layer does to its kernel before it uses it, given the layer itself: `spectral.normalized`.
+Reparametrization = Callable[[nn.Module, Array], Array]
 
 
 def conv(
@@ -91,6 +94,24 @@ def upsample_conv(x: Array, kernel: Array) -> Array:
     return conv_transpose(x, _fast_conv.fold_nearest(kernel), stride=2, padding=1)
 
 
+def conv_downsample(x: Array, kernel: Array) -> Array:
+    """A 3x3 convolution of unchanged size, then the mean of 2x2 pixels: `upsample_conv`'s adjoint.
+
+    x: (B, 2H, 2W, C); kernel: (3, 3, C, O). Returns (B, H, W, O), in the common dtype of both.
+    Raises UserError if the channels do not fit, the kernel is not 3x3, or a side is odd.
+    """
+    if kernel.shape[:2] != (3, 3) or kernel.shape[2] != x.shape[-1]:
+        raise UserError(
+            f"conv_downsample: an input of shape {x.shape} needs a kernel of shape "
+            f"(3, 3, {x.shape[-1]}, features), not {kernel.shape}."
+        )
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise UserError(f"conv_downsample halves the sides of {x.shape}: they must be even.")
+    # Four neighbours share most of their nine taps: one strided convolution of 4x4 is their sum.
+    adjoint = kernel[::-1, ::-1].swapaxes(2, 3)
+    return conv(x, _fast_conv.fold_nearest(adjoint) / 4, stride=2, padding=1)
+
+
 def reflect_pad(x: Array, size: int) -> Array:
     """x (B, H, W, C) -> (B, H + 2 size, W + 2 size, C), mirrored at the outermost pixels.
 
@@ -105,6 +126,12 @@ def reflect_pad(x: Array, size: int) -> Array:
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
+
+
+def own_kernel(module: nn.Module, shape: tuple[int, ...]) -> Array:
+    """The parameter `kernel` of a layer, as its `reparam` has it, if it has one."""
+    kernel = module.param("kernel", module.kernel_init, shape, module.param_dtype)
+    return kernel if module.reparam is None else module.reparam(module, kernel)
 
 
 def _add_bias(module: nn.Module, y: Array) -> Array:
@@ -129,6 +156,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
+    reparam: Reparametrization | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -141,7 +169,7 @@ class Conv(nn.Module):
                 f"and the {self.features} features."
             )
         shape = (*_pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = own_kernel(self, shape)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         return _add_bias(self, conv(x, kernel, self.stride, self.padding, self.groups))
 
@@ -162,6 +190,7 @@ class ConvTranspose(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
     bias_init: Initializer = nn.initializers.zeros_init()
+    reparam: Reparametrization | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -169,7 +198,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Convolve x."""
         shape = (*_pair(self.kernel_size), self.features, x.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = own_kernel(self, shape)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         y = conv_transpose(x, kernel, self.stride, self.padding, self.output_padding)
         return _add_bias(self, y)
@@ -186,6 +215,7 @@ class UpsampleConv(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
+    reparam: Reparametrization | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -193,6 +223,52 @@ class UpsampleConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Upsample and convolve x."""
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = own_kernel(self, shape)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         return _add_bias(self, upsample_conv(x, kernel))
+
+
+class ConvDownsample(nn.Module):
+    """`conv_downsample` with parameters `kernel` (3, 3, C, features) and `bias` (features,).
+
+    x: (B, 2H, 2W, C) -> (B, H, W, features). Computes in `dtype` (None: the common dtype of input
+    and parameters).
+    """
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    reparam: Reparametrization | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Convolve and downsample x."""
+        kernel = own_kernel(self, (3, 3, x.shape[-1], self.features))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        return _add_bias(self, conv_downsample(x, kernel))
+
+
+class Dense(nn.Module):
+    """nn.Dense with the hook `reparam`: x (..., C) -> (..., features)."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    reparam: Reparametrization | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Multiply x by the kernel (C, features)."""
+        kernel = own_kernel(self, (x.shape[-1], self.features))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        y = x @ kernel
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return y + bias.astype(y.dtype).reshape(*[1] * (y.ndim - 1), -1)

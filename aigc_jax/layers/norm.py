@@ -1,5 +1,6 @@
 """Batch and instance normalisation."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ from flax.linen.dtypes import canonicalize_dtype
 from jax import lax
 
 from aigc_jax.errors import UserError
+from aigc_jax.layers.conv import Dense
 from aigc_jax.types import Array
 
 Initializer = jax.nn.initializers.Initializer
@@ -35,12 +37,20 @@ class BatchNorm(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, groups: int = 1) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        *,
+        train: bool,
+        groups: int = 1,
+        affine: tuple[Array, Array] | None = None,
+    ) -> Array:
         """Normalise x by its batch (train, which updates `batch_stats`) or by what has run.
 
         With groups g, example i belongs to sub-batch i % g and each sub-batch is normalised by its
         own statistics, as if it went through alone; the running ones take the mean over groups.
-        Raises UserError if groups does not divide B.
+        `affine` are scales and biases (B, C) of each example, which multiply and add to those of
+        the layer, if it has any. Raises UserError if groups does not divide B.
         """
         shape = (x.shape[-1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
@@ -62,7 +72,7 @@ class BatchNorm(nn.Module):
                 self._update(var, unbiased)
         else:
             batch_mean, batch_var = mean.value[None], var.value[None]
-        y = _normalise(view, batch_mean, batch_var, self.epsilon, scale, bias)
+        y = _normalise(view, batch_mean, batch_var, self.epsilon, scale, bias, affine)
         return y.reshape(x.shape).astype(dtype)
 
     def _update(self, running: nn.Variable, batch: Array) -> None:
@@ -81,14 +91,25 @@ def _grouped(x: Array, groups: int) -> Array:
 
 
 def _normalise(
-    x: Array, mean: Array, var: Array, epsilon: float, scale: Array | None, bias: Array | None
+    x: Array,
+    mean: Array,
+    var: Array,
+    epsilon: float,
+    scale: Array | None,
+    bias: Array | None,
+    affine: tuple[Array, Array] | None = None,
 ) -> Array:
-    """x (N, G, P, C), mean and var (G, C), scale and bias (C,); the result is float32."""
+    """x (N, G, P, C), mean, var (G, C), scale, bias (C,), affine (N G, C) each, float32 out."""
     factor = lax.rsqrt(var + epsilon)
     factor = factor if scale is None else factor * scale.reshape(1, -1)
     shift = -mean * factor
     shift = shift if bias is None else shift + bias.reshape(1, -1)
     # Not (x - mean) * factor: its gradient would keep x - mean, another array of the size of x.
+    if affine is not None:
+        own = [a.astype(jnp.float32).reshape(*x.shape[:2], -1) for a in affine]
+        factor, shift = factor[None] * own[0], shift[None] * own[0] + own[1]
+        factor, shift = (jnp.broadcast_to(a[:, :, None], x.shape) for a in (factor, shift))
+        return x.astype(jnp.float32) * factor + shift
     return x.astype(jnp.float32) * _spread(factor, x.shape) + _spread(shift, x.shape)
 
 
@@ -120,6 +141,36 @@ def _sum(x: Array) -> Array:
 def _count(x: Array, axis_name: str | None) -> int:
     """How many pixels of x (N, G, P, C) share their statistics."""
     return x.shape[0] * x.shape[2] * (1 if axis_name is None else lax.psum(1, axis_name))
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch normalisation with scales and biases of the condition (de Vries et al. 2017).
+
+    BN(x) * (1 + G c) + B c, with linear layers `gain` G and `bias` B without biases: as in BigGAN
+    (Brock et al. 2019, appendix B). Without the 1, as some ports have it, signals start near zero.
+
+    Attributes:
+      kernel_init, reparam: of both linear layers.
+      axis_name: see `BatchNorm`.
+      dtype: of the result.
+    """
+
+    kernel_init: Initializer = nn.initializers.orthogonal()
+    reparam: Any = None
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, vector: Array, *, train: bool) -> Array:
+        """x (B, ..., C), vector (B, W), float -> as x."""
+        linear = partial(
+            Dense, x.shape[-1], False, kernel_init=self.kernel_init, reparam=self.reparam
+        )
+        gain, bias = linear(name="gain")(vector), linear(name="bias")(vector)
+        norm = BatchNorm(
+            axis_name=self.axis_name, use_scale=False, use_bias=False, dtype=self.dtype
+        )
+        return norm(x, train=train, affine=(1 + gain, bias))
 
 
 class InstanceNorm(nn.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax.errors import UserError, did_you_mean
-from aigc_jax.layers.condition import Condition, CrossAttention, Encoded, Film
+from aigc_jax.layers.condition import Condition, CrossAttention, Encoded, Film, ways
 from aigc_jax.layers.conv import Conv, ConvTranspose, UpsampleConv
 from aigc_jax.layers.init import scaled_normal
 from aigc_jax.layers.norm import BatchNorm
@@ -20,16 +20,6 @@ _TOLD = ("concat", "film", "attention")  # ways to tell a generator its conditio
 
 he = nn.initializers.variance_scaling(2 / (1 + 0.2**2), "fan_in", "normal")
 leaky = partial(nn.leaky_relu, negative_slope=0.2)
-
-
-def ways(condition: str, network: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The parts of "concat,film"; UserError for an unknown one."""
-    parts = tuple(part.strip() for part in condition.split(",") if part.strip())
-    for part in parts:
-        if part not in known:
-            hint = did_you_mean(part, known)
-            raise UserError(f"config.{network}.condition holds {part!r}.{hint}")
-    return parts
 
 
 def doublings(image_size: int, patch: int) -> int:

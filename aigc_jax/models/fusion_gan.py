@@ -26,9 +26,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax.errors import UserError
-from aigc_jax.layers.condition import Condition, CrossAttention, Encoded, Projection, Text, for_each
+from aigc_jax.layers.condition import (
+    Condition,
+    CrossAttention,
+    Encoded,
+    Projection,
+    Text,
+    for_each,
+    ways,
+)
 from aigc_jax.layers.conv import Conv
-from aigc_jax.models.fusion_blocks import analysis, encoder, he, leaky, synthesis, ways
+from aigc_jax.models.fusion_blocks import analysis, encoder, he, leaky, synthesis
 from aigc_jax.types import Array
 
 _IN_LOGITS = ("concat", "projection", "attention")
