@@ -1,4 +1,4 @@
-"""Attention (Vaswani et al. 2017): as a function of arrays, and of a sequence to itself."""
+"""Attention (Vaswani et al. 2017): of arrays, of a sequence to itself, of a map to itself."""
 
 from typing import Any, NamedTuple
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax.errors import UserError
+from aigc_jax.layers.conv import Dense, Reparametrization
 from aigc_jax.types import Array
 
 Initializer = jax.nn.initializers.Initializer
@@ -111,3 +112,43 @@ class SelfAttention(nn.Module):
         """Queries, keys and values, (B, T, heads, D) each."""
         split = jnp.split(self.qkv(x), 3, -1)
         return [part.reshape(*x.shape[:2], self.heads, -1) for part in split]
+
+
+class MapAttention(nn.Module):
+    """A map's attention to itself, added to it: x + sigma * A(x) (Zhang et al. 2019, section 3).
+
+    Queries and keys have an eighth of the channels, values a half; keys and values are the largest
+    of each 2x2 pixels, and products are not scaled, as in the authors' code. `sigma` is 0 at first.
+
+    Attributes:
+      kernel_init, reparam: of the four linear layers, which have no biases.
+      dtype: of the computation; the softmax is in float32.
+    """
+
+    kernel_init: Initializer = nn.initializers.orthogonal()
+    reparam: Reparametrization | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (B, H, W, C), sides even -> the same."""
+        b, h, w, c = x.shape
+
+        def linear(name: str, features: int, y: Array) -> Array:
+            given = dict(kernel_init=self.kernel_init, reparam=self.reparam, dtype=self.dtype)
+            return Dense(features, use_bias=False, name=name, **given)(y)
+
+        q = linear("query", max(1, c // 8), x).reshape(b, h * w, -1)
+        k = _largest(linear("key", max(1, c // 8), x))
+        v = _largest(linear("value", max(1, c // 2), x))
+        logits = jnp.einsum("btd,bsd->bts", q, k, preferred_element_type=jnp.float32)
+        seen = jax.nn.softmax(logits).astype(v.dtype) @ v
+        seen = linear("out", c, seen.reshape(b, h, w, -1))
+        sigma = self.param("sigma", nn.initializers.zeros, ())
+        return x + sigma.astype(x.dtype) * seen
+
+
+def _largest(x: Array) -> Array:
+    """Of each 2x2 pixels: (B, H, W, C) -> (B, H W / 4, C)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4)).reshape(b, -1, c)
