@@ -103,6 +103,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Adversary |
     if not section or not (section.weight or section.perceptual_weight):
         return None
     discriminator = tx = features = None
+    loss = adversarial.get(section.loss)
+    if loss.relativistic:
+        raise UserError(
+            f"config.adversary.loss is {section.loss!r}, which compares pairs of images, and here "
+            "there are none: take hinge, least_squares or non_saturating."
+        )
     if section.weight:
         discriminator = models.build(
             section.discriminator,
@@ -124,7 +130,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Adversary |
     return Adversary(
         discriminator=discriminator,
         tx=tx,
-        loss=adversarial.get(section.loss),
+        loss=loss,
         weight=section.weight,
         adaptive=section.get("adaptive", True),
         start=section.start,

@@ -31,6 +31,7 @@ FREE_FIELDS = frozenset(
         "parallel",
         "eval",
         "on_nonfinite",
+        "rollback",
         "data.data_dir",
         "data.cache_bytes",
         "data.text.tokenizer",
@@ -85,24 +86,31 @@ def default() -> ConfigDict:
             "batch_size": 64,  # what one update of D sees, over all devices
             "num_train_steps": 1000,
             "d_steps": 1,  # D updates per G update
+            "accumulate": 1,  # parts of a GAN's batch whose gradients are averaged: less memory
+            "remat": False,  # a GAN's blocks are computed again for the gradient: less memory
             # What a GAN's discriminator sees, real and generated: policies of DiffAugment, such as
             # "color,translation,cutout", or "ada", which adapts its probability as `ada` says.
             "d_augment": "",
-            "ada": {"target": 0.6, "kimg": 500.0, "every": 4},
+            "ada": {"target": 0.6, "kimg": 500.0, "every": 4, "p": 0.0},
             "augment": "",  # as data.augment, but inside the compiled step, on the device
             "steps_per_dispatch": 1,  # steps per compiled call (lax.scan): hides dispatch latency
             "seed": 0,
             "parallel": "pmap",  # pmap | jit | fsdp (jit with the parameters sharded)
             "dtype": "float32",  # of the computation; parameters and losses stay float32
-            "ema": {"half_life": 10_000.0, "ramp_up": 0.05},  # in images; half_life 0: off
+            # half_life in images, 0: off; standing: batches to take batch norm's statistics from
+            # when a GAN's averaged weights are used, 0: the running ones.
+            "ema": {"half_life": 10_000.0, "ramp_up": 0.05, "standing": 0},
             "optimizer": {
                 "name": "adam",  # adabelief | adam | adamw | lion | rmsprop | sgd, of optax
                 "lr": 2e-4,
                 "b1": 0.5,
                 "b2": 0.999,
+                "b2_end": placeholder(float),  # where b2 goes along half a cosine; None: it stays
                 "eps": 1e-8,
                 "weight_decay": 0.0,
-                "schedule": "constant",  # constant | cosine | linear, to 0 at num_train_steps
+                "schedule": "constant",  # constant | cosine | linear, down to `end`
+                "end": 0.0,  # share of the rate that is left then
+                "decay_steps": 0,  # when; 0: num_train_steps
                 "warmup_steps": 0,
                 "hold": 0.0,  # share of the steps before a cosine or linear decay begins
             },
@@ -112,8 +120,27 @@ def default() -> ConfigDict:
                 "dropout": 0.0,  # share of conditions that say nothing, for guidance
             },
             "penalty_every": 1,  # steps between a GAN's penalties, each then weighing as many
+            "penalty_end": 1.0,  # share of their weights left after optimizer.decay_steps
+            "regularizers": {  # of a GAN; weights, 0: off. See methods.gan.Regularizers
+                "lecam": 0.0,  # D's logits stay near (0.3)
+                "lecam_decay": 0.99,
+                "lecam_start": 1000,
+                "consistency": 0.0,  # D's logits of real images, mirrored and moved: CR (10)
+                "consistency_fake": 0.0,  # and of generated ones: bCR (10)
+                "consistency_latent": 0.0,  # and of near latents: zCR (20)
+                "latent_push": 0.5,
+                "latent_noise": 0.05,
+                "path_length": 0.0,  # of a generator with styles (2)
+                "path_every": 4,
+                "path_decay": 0.99,
+                "orthogonal": 0.0,  # G's kernels (1e-4)
+            },
             "frozen": {},  # name -> workdir of networks that are used and not trained
             "on_nonfinite": "stop",  # stop | skip (keep the old state for that step)
+            # When a GAN collapses or diverges: warn | stop | rollback, to the last checkpoint
+            # before the trouble with a smaller learning rate, `rollback.times` times at most.
+            "on_collapse": "warn",
+            "rollback": {"factor": 0.5, "times": 3},
             "log_every": 50,
             "sample_every": 500,
             "checkpoint_every": 500,
@@ -145,13 +172,18 @@ def default() -> ConfigDict:
     )
 
 
-def finish(config: ConfigDict, arg: str = "") -> ConfigDict:
+def finish(config: ConfigDict, arg: str = "", **presets: Mapping[str, Any]) -> ConfigDict:
     """Applies a config's argument: "" leaves it, "smoke" makes it seconds long.
+
+    Args:
+      **presets: other arguments, each with the fields that it changes, by dotted names.
 
     Raises:
       UserError: any other argument.
     """
-    if arg == "smoke":
+    if arg in presets:
+        config.update_from_flattened_dict(presets[arg])
+    elif arg == "smoke":
         for field in ("log_every", "sample_every", "checkpoint_every"):
             config[field] = 4
         config.num_train_steps = 8
@@ -161,10 +193,11 @@ def finish(config: ConfigDict, arg: str = "") -> ConfigDict:
         config.eval.num_samples = 64
         config.eval.batch_size = 32
     elif arg:
-        raise UserError(f"Unknown config argument {arg!r}.{did_you_mean(arg, ['smoke'])}")
+        raise UserError(f"Unknown config argument {arg!r}.{did_you_mean(arg, ['smoke', *presets])}")
     for name in ("generator", "discriminator"):
-        if name in config and "lr" not in config[name]:
-            config[name].lr = placeholder(float)  # a network's own; None: optimizer.lr
+        for field in ("lr", "b2") if name in config else ():
+            if field not in config[name]:
+                config[name][field] = placeholder(float)  # a network's own; None: the optimizer's
     if "generator" in config and "crf" not in config.generator:
         config.generator.crf = placeholder(str)  # None | mean_field | gaussian, on its output
     return config
@@ -175,8 +208,11 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "parallel", ("pmap", "jit", "fsdp"))
     _one_of(config, "dtype", ("float32", "bfloat16", "float16"))
     _one_of(config, "on_nonfinite", ("stop", "skip"))
+    _check_calming(config)
     fields = ("image_size", "batch_size", "num_train_steps", "d_steps", "steps_per_dispatch")
-    counts = {field: config[field] for field in fields}
+    counts = {field: config[field] for field in fields} | {
+        "accumulate": config.get("accumulate", 1)
+    }
     for field, count in (counts | {"eval.nll_samples": config.eval.nll_samples}).items():
         if count < 1:
             raise UserError(f"config.{field} is {count}: it must be at least 1.")
@@ -196,6 +232,18 @@ def validate(config: ConfigDict) -> None:
                 f"config.{field} is {every}: it must be a multiple of "
                 f"steps_per_dispatch = {config.steps_per_dispatch} (0: never)."
             )
+
+
+def _check_calming(config: ConfigDict) -> None:
+    if config.get("on_collapse", "warn") == "warn":
+        return
+    _one_of(config, "on_collapse", ("warn", "stop", "rollback"))
+    if not 0 < config.rollback.factor < 1 or config.rollback.times < 1:
+        raise UserError("config.rollback.factor must be between 0 and 1, times at least 1.")
+    if config.on_nonfinite == "skip":
+        raise UserError(
+            "config.on_nonfinite=skip leaves config.on_collapse nothing to see: choose."
+        )
 
 
 def _check_taught(config: ConfigDict) -> None:

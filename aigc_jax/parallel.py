@@ -69,6 +69,28 @@ def separate(x: jax.Array, n: int) -> list[jax.Array]:
     return [x[:, k] for k in range(n)]
 
 
+def in_parts(
+    function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, batch: Any, n: int
+) -> tuple[Any, Any]:
+    """`function(carry, part) -> (carry, found)` for n strided parts of a batch, one after another.
+
+    Returns:
+      the last carry, and the mean of what was found; with n = 1 those of the whole batch.
+    """
+    if n == 1:
+        return function(carry, batch)
+    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, n, *x.shape[1:]), 0, 1), batch)
+    shapes = jax.eval_shape(function, carry, jax.tree.map(lambda x: x[0], parts))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(so_far: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], None]:
+        carry, found = function(so_far[0], part)
+        return (carry, jax.tree.map(jnp.add, so_far[1], found)), None
+
+    (carry, total), _ = jax.lax.scan(add, (carry, zeros), parts)
+    return carry, jax.tree.map(lambda x: x / n, total)
+
+
 def example_keys(rng: jax.Array, n: int, axis_name: str | None) -> jax.Array:
     """One key per example of this device's batch, by the example's global position: (n,) keys.
 

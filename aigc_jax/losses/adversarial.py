@@ -15,11 +15,14 @@ class AdversarialLoss(NamedTuple):
 
     Attributes:
       discriminator: (real logits, fake logits) -> the scalar that D minimises.
-      generator: fake logits -> the scalar that G minimises.
+      generator: fake logits -> the scalar that G minimises; of a relativistic loss (fake logits,
+        real logits).
+      relativistic: whether G's loss takes the real logits too.
     """
 
     discriminator: Callable[[Array, Array], Array]
-    generator: Callable[[Array], Array]
+    generator: Callable[..., Array]
+    relativistic: bool = False
 
 
 # Goodfellow et al. 2014, eq. 1 and section 3: -log D(x) - log(1 - D(G(z))); G: -log D(G(z)).
@@ -44,6 +47,14 @@ hinge = AdversarialLoss(
 wasserstein = AdversarialLoss(
     discriminator=lambda real, fake: jnp.mean(fake) - jnp.mean(real),
     generator=lambda fake: -jnp.mean(fake),
+)
+
+# Jolicoeur-Martineau 2019, section 4, and Huang et al. 2024, section 2.1 (RpGAN): each real image
+# is to be above the generated one that it is paired with, by index, and G wants the opposite.
+relativistic = AdversarialLoss(
+    discriminator=lambda real, fake: jnp.mean(softplus(fake - real)),
+    generator=lambda fake, real: jnp.mean(softplus(real - fake)),
+    relativistic=True,
 )
 
 

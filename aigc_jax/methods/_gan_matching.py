@@ -66,7 +66,9 @@ def both(right: Condition, wrong: Condition) -> Condition:
     return right if wrong is None else jax.tree.map(interleave, right, wrong)
 
 
-def auxiliary_loss(sown: Any, condition: Condition, keep: Array, axis_name: str | None) -> Array:
+def auxiliary_loss(
+    sown: Any, condition: Condition, keep: Array, axis_name: str | None, which: int = 0
+) -> Array:
     """How badly what a discriminator sows tells the conditions of its images.
 
     Classes by cross-entropy (Odena et al. 2017, section 3), texts by `contrastive.matching` among
@@ -74,19 +76,20 @@ def auxiliary_loss(sown: Any, condition: Condition, keep: Array, axis_name: str 
     loss is then at least log 2).
 
     Args:
-      sown: its collection `auxiliary`, of B images, or of B pairs of a real image and a fake one,
-        of which the real one counts; and of the k conditions of each, the right one first.
+      sown: its collection `auxiliary`, of B images, or of B pairs of a real image and a fake one;
+        and of the k conditions of each, the right one first.
       condition: (B, ...), the right ones.
       keep: (B,) bool, of those that say something.
+      which: of a pair's images counts, 0 the real one.
     """
     n, weights = len(keep), keep.astype(jnp.float32)
     weights = weights / jnp.maximum(pmean(weights.mean(), axis_name), 1e-6)
-    first = lambda x: x.reshape(n, -1, x.shape[-1])[:, 0]  # noqa: E731
+    one = lambda x, i: x.reshape(n, -1, x.shape[-1])[:, i]  # noqa: E731
     if not isinstance(condition, Text):
-        logits = first(sown["logits"][0])
+        logits = one(sown["logits"][0], which)
         label = jnp.minimum(condition, logits.shape[-1] - 1)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return jnp.mean(weights * losses)
-    image, text = first(sown["image"][0]), sown["text"][0]
+    image, text = one(sown["image"][0], which), sown["text"][0]
     others = all_examples(text, axis_name)
-    return contrastive.matching(image, first(text), others, weights)
+    return contrastive.matching(image, one(text, 0), others, weights)

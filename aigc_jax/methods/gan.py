@@ -4,12 +4,13 @@ Unconditional, or conditional on labels or texts. Then D may be shown real image
 that are not true of them, as fakes (Reed et al. 2016), and may have to tell the condition of an
 image, which G's images have to let it (Odena et al. 2017).
 
-Models: `aigc_jax.models.dcgan`, `.fusion_gan`. Losses: `aigc_jax.losses.adversarial`, `.penalties`.
-Configs: `configs/digits_dcgan.py`, `mnist_dcgan.py`, `shapes_text_gan.py`, `shapes_maps_gan.py`.
+Models: `aigc_jax.models.dcgan`, `.resnet_gan`, `.biggan`, `.stylegan2`, `.r3gan`, `.fusion_gan`.
+Losses: `aigc_jax.losses.adversarial`, `.penalties`, `.regularizers`.
+Configs: `configs/digits_dcgan.py`, `mnist_dcgan.py`, `shapes_text_gan.py`, `shapes_maps_gan.py`,
+`cifar10_dcgan.py`, `_wgan_gp`, `_sngan`, `_sagan`, `_biggan`, `_stylegan2`, `_r3gan`.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -21,16 +22,46 @@ from ml_collections import ConfigDict
 
 from aigc_jax import models, optim
 from aigc_jax.errors import UserError
-from aigc_jax.layers.condition import Condition, Text, for_grid, of_batch
+from aigc_jax.layers.condition import Condition, Text
 from aigc_jax.losses import adversarial
-from aigc_jax.methods._gan_augment import ADA, Ada, begin, check, followed, parse
-from aigc_jax.methods._gan_matching import part, told
-from aigc_jax.methods._gan_updates import draw_latents, generate, update_d, update_g
+from aigc_jax.methods._gan_augment import ADA, Ada, check, followed, parse
+from aigc_jax.methods._gan_augment import begin as begin_augment
+from aigc_jax.methods._gan_matching import told
+from aigc_jax.methods._gan_regularizers import NONE, Regularizers, read
+from aigc_jax.methods._gan_regularizers import begin as begin_regularizers
+from aigc_jax.methods._gan_updates import Part, generate, update_d, update_g
+from aigc_jax.methods._gan_use import (
+    condition_of,
+    decode,
+    latents,
+    preview,
+    realism,
+    sample,
+    settle,
+    weights,
+)
 from aigc_jax.metrics import collapse
-from aigc_jax.metrics.diversity import within_class_variance
-from aigc_jax.models import condition_encoder
-from aigc_jax.parallel import axis_size, example_keys, index_keys, pmean
+from aigc_jax.parallel import axis_size, example_keys
 from aigc_jax.types import Array, Batch, Metrics
+
+__all__ = [
+    "GAN",
+    "Regularizers",
+    "State",
+    "calmed",
+    "conditioning",
+    "decode",
+    "diagnose",
+    "from_config",
+    "init_state",
+    "latents",
+    "preview",
+    "realism",
+    "sample",
+    "settle",
+    "train_step",
+    "weights",
+]
 
 
 class State(struct.PyTreeNode):
@@ -68,6 +99,11 @@ class GAN:
       d_steps: updates of D per update of G.
       gradient_penalty, r1, r2: weights of the penalties on D.
       penalty_every: steps between them, each then weighing as many (Karras et al. 2020, B).
+      penalty_end, penalty_steps: what share of their weights is left after so many steps, along
+        half a cosine.
+      regularizers: weights of more.
+      accumulate: parts of a batch whose gradients are averaged, one after another; batch norm and
+        minibatch statistics are of each.
       mismatch: the share that wrong conditions have in D's loss of fakes; 0: D sees none.
       auxiliary: weight of D's telling the condition, where D can; 0: it needn't.
       dropout: share of the conditions that say nothing, so that `guidance` has what it goes from.
@@ -77,6 +113,8 @@ class GAN:
         makes, and D sees, a channel for each label, 1 where it is and -1 elsewhere.
       ema_half_life: in images; 0 keeps no average.
       ema_ramp_up: see `optim.ema`.
+      standing: batches of the averaged weights that `settle` takes batch norm's statistics from.
+      rollback: whether the state carries what `calmed` makes smaller.
       axis_name: the pmapped batch axis, or None.
     """
 
@@ -91,6 +129,10 @@ class GAN:
     r1: float = 0.0
     r2: float = 0.0
     penalty_every: int = 1
+    penalty_end: float = 1.0
+    penalty_steps: int = 1
+    regularizers: Regularizers = NONE
+    accumulate: int = 1
     mismatch: float = 0.0
     auxiliary: float = 0.0
     dropout: float = 0.0
@@ -99,6 +141,8 @@ class GAN:
     palette: tuple[tuple[int, int, int], ...] = ()
     ema_half_life: float = 0.0
     ema_ramp_up: float = 0.05
+    standing: int = 0
+    rollback: bool = False
     axis_name: str | None = None
 
 
@@ -124,21 +168,23 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
         vocabulary=config.get("vocabulary", 0),
         segments=len(palette),
         dtype=jnp.dtype(config.dtype),
+        remat=config.get("remat", False),
         axis_name=axis_name,
     )
-    policies, ada = parse(config.get("d_augment", "")), Ada(**config.get("ada", {}))
+    policies = parse(config.get("d_augment", ""))
+    ada = Ada(**config.get("ada", {}))
     check(ada)
+    if config.ema.get("standing") and config.get("vocabulary"):
+        raise UserError("config.ema.standing is of labels, not of texts: set it to 0.")
     if palette and {*policies} & {"color", "ada"}:
         raise UserError(
             "config.d_augment recolours, and label maps have no colours: take 'translation,cutout'."
         )
-    tx = functools.partial(optim.optimizer, config.optimizer)
-    g_steps = config.num_train_steps
     return GAN(
         generator=models.build(config.generator, "Generator", **common),
         discriminator=models.build(config.discriminator, "Discriminator", **common),
-        g_tx=tx(g_steps, lr=config.generator.get("lr")),
-        d_tx=tx(g_steps * config.d_steps, lr=config.discriminator.get("lr")),
+        g_tx=_optimizer(config, config.generator, 1),
+        d_tx=_optimizer(config, config.discriminator, config.d_steps),
         loss=adversarial.get(config.loss),
         num_classes=config.num_classes,
         d_steps=config.d_steps,
@@ -146,6 +192,10 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
         r1=config.r1,
         r2=config.r2,
         penalty_every=config.get("penalty_every", 1),
+        penalty_end=config.get("penalty_end", 1.0),
+        penalty_steps=config.optimizer.get("decay_steps") or config.num_train_steps,
+        regularizers=read(config.get("regularizers", {})),
+        accumulate=config.get("accumulate", 1),
         mismatch=taught.get("mismatch", 0.0),
         auxiliary=taught.get("auxiliary", 0.0),
         dropout=taught.get("dropout", 0.0),
@@ -154,8 +204,19 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
         palette=palette,
         ema_half_life=config.ema.half_life,
         ema_ramp_up=config.ema.ramp_up,
+        standing=config.ema.get("standing", 0),
+        rollback=config.get("on_collapse", "warn") == "rollback",
         axis_name=axis_name,
     )
+
+
+def _optimizer(config: ConfigDict, network: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Of a network with `steps` updates a step, whose section may have its own `lr` and `b2`."""
+    section = config.optimizer.copy_and_resolve_references()
+    if "decay_steps" in section:
+        section.decay_steps *= steps
+    own = {name: network.get(name) for name in ("lr", "b2")}
+    return optim.optimizer(section, config.num_train_steps * steps, **own)
 
 
 def init_state(gan: GAN, rng: Array, batch: Batch, frozen: Any = None) -> State:
@@ -169,7 +230,7 @@ def init_state(gan: GAN, rng: Array, batch: Batch, frozen: Any = None) -> State:
       UserError: D is to tell the condition and can't; it is to see wrong labels and there is one.
     """
     g_rng, d_rng = jax.random.split(rng)
-    image, condition = _real(gan, batch, slice(1)), _condition(gan, batch, slice(1))
+    image, condition = _real(gan, batch, slice(1)), condition_of(gan, batch, slice(1))
     z = jnp.zeros((1, gan.generator.latent_dim))
     g = gan.generator.init(g_rng, z, condition, train=False)
     d = gan.discriminator.init(d_rng, image, condition, train=False)
@@ -184,8 +245,13 @@ def init_state(gan: GAN, rng: Array, batch: Batch, frozen: Any = None) -> State:
         d_opt=gan.d_tx.init(d["params"]),
         ema=jax.tree.map(jnp.copy, g) if gan.ema_half_life else None,
         frozen={} if frozen is None else frozen,
-        extras=begin(gan),
+        extras=_begin(gan),
     )
+
+
+def _begin(gan: GAN) -> dict[str, Array]:
+    extras = begin_augment(gan) | begin_regularizers(gan)
+    return extras | ({"lr_scale": jnp.ones(())} if gan.rollback else {})
 
 
 def _check_taught(gan: GAN, condition: Condition, sown: Any) -> None:
@@ -216,107 +282,36 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
     """
     rng = jax.random.fold_in(rng, state.step)
     for k in range(gan.d_steps):
-        rows = slice(k, None, gan.d_steps)
-        images = _real(gan, batch, rows)
-        keys = example_keys(jax.random.fold_in(rng, k), len(images), gan.axis_name)
-        known = told(gan, batch, rows, keys)
-        fakes, pullback, g_stats = generate(gan, state.g, keys, known.right)
-        d, d_opt, d_metrics = update_d(gan, state, images, fakes, known, keys)
-        state = state.replace(d=d, d_opt=d_opt)
-    g, g_opt, g_metrics = update_g(gan, state, fakes, pullback, known, keys)
-    g = {**g, **g_stats}
-
-    variance = functools.partial(
-        within_class_variance,
-        label=batch["label"][rows] if gan.num_classes else None,
-        num_classes=gan.num_classes,
-        axis_name=gan.axis_name,
-    )
-    metrics = pmean(d_metrics | g_metrics, gan.axis_name)
-    metrics["diversity"] = (variance(fakes) + 1e-4) / (variance(images) + 1e-4)
+        part = _part(gan, batch, rng, k)
+        # Made once for both updates, unless they go part by part.
+        made = generate(gan, state.g, part) if gan.accumulate == 1 else None
+        state, d_metrics = update_d(gan, state, part, made)
+    state, g_metrics = update_g(gan, state, part, made)
+    metrics = d_metrics | g_metrics
     total = len(batch["image"]) * axis_size(gan.axis_name)
     rates = gan.ema_half_life, gan.ema_ramp_up
-    ema = optim.averaged(state.ema, g, state.step, total, *rates)
+    ema = optim.averaged(state.ema, state.g, state.step, total, *rates)
     extras = followed(gan, state.extras, state.step, metrics, len(batch["image"]))
-    metrics |= {name: x for name, x in extras.items() if name == "ada_p"}
-    return state.replace(step=state.step + 1, g=g, g_opt=g_opt, ema=ema, extras=extras), metrics
+    metrics |= {name: x for name, x in extras.items() if name in ("ada_p", "lr_scale")}
+    return state.replace(step=state.step + 1, ema=ema, extras=extras), metrics
 
 
-def sample(
-    gan: GAN,
-    state: State,
-    rng: Array,
-    batch: Batch,
-    truncation: float | None = None,
-    guidance: float | None = None,
-) -> Array:
-    """Images from the averaged weights, one for each example of `batch`.
-
-    Args:
-      batch: `index` (B,) int32, which with `rng` settles each image, whatever the batch around it;
-        `label` (B,) if conditional on labels, else they are drawn evenly; or a text's fields.
-      truncation: latents are normal but within +-truncation (Brock et al. 2019, section 3.1);
-        None: not truncated.
-      guidance: how far beyond its condition an image goes, away from the empty one (see
-        `models.condition_encoder`); None: 0, as trained. -1: it isn't told the
-        condition (a random field on the output still is).
-
-    Returns:
-      (B, H, W, C) float32 in [-1, 1]; with a palette its colours.
-    """
-    if gan.num_classes and "label" not in batch:
-        batch = {**batch, "label": _drawn_labels(gan, index_keys(rng, batch["index"]))}
-    if guidance:
-        gan = dataclasses.replace(gan, generator=condition_encoder.guided(gan.generator, guidance))
-        condition_encoder.check_guidance(gan.dropout)
-    return _picture(gan, _decode(gan, state, latents(gan, rng, batch, truncation), batch))
+def _part(gan: GAN, batch: Batch, rng: Array, k: int) -> Part:
+    """What update k of D sees."""
+    rows = slice(k, None, gan.d_steps)
+    images = _real(gan, batch, rows)
+    keys = example_keys(jax.random.fold_in(rng, k), len(images), gan.axis_name)
+    label = batch["label"][rows] if gan.num_classes else None
+    return Part(images, told(gan, batch, rows, keys), keys, label)
 
 
-def latents(gan: GAN, rng: Array, batch: Batch, truncation: float | None = None) -> Array:
-    """(B, latent_dim) normal latents, each settled by `rng` and its example's `index`."""
-    return draw_latents(gan, index_keys(rng, batch["index"]), truncation)
-
-
-def decode(gan: GAN, state: State, z: Array, batch: Batch) -> Array:
-    """Images (B, H, W, C) in [-1, 1] of z (B, latent_dim), and of the condition if there is one."""
-    return _picture(gan, _decode(gan, state, z, batch))
-
-
-def realism(gan: GAN, state: State, images: Array, batch: Batch) -> Array:
-    """(B,) minus what G would pay for each image in [-1, 1], given its condition if there is one.
-
-    UserError with a palette.
-    """
-    if gan.palette:
-        raise UserError("A run of label maps can't judge pictures.")
-    condition = _condition(gan, batch, slice(None))
-    logits = gan.discriminator.apply(state.d, images, condition, train=False)
-    return -jax.vmap(gan.loss.generator)(logits)
-
-
-def preview(gan: GAN, state: State, rng: Array, batch: Batch) -> dict[str, Array]:
-    """A grid to watch: {"samples": (rows, columns, H, W, C)}, a row a class, latents by `rng`.
-
-    Of texts a row each, the real image first.
-    """
-    fields = for_grid(batch, gan.num_classes)
-    images = sample(gan, state, rng, fields)
-    images = images.reshape(-1, 8, *images.shape[1:])
-    if "label" not in fields:
-        images = jnp.concatenate([batch["image"][: len(images), None], images], 1)
-    return {"samples": images}
-
-
-def weights(state: State) -> Any:
-    """The generator's averaged variables, which `sample` draws by and another run may use."""
-    return state.g if state.ema is None else state.ema
+def calmed(state: State, factor: float) -> State:
+    """The state with learning rates `factor` times as large, for a run that is rolled back."""
+    scale = state.extras["lr_scale"] * factor
+    return state.replace(extras={**state.extras, "lr_scale": scale})
 
 
 diagnose = collapse.diagnose
-
-
-def _condition(gan: GAN, batch: Batch, rows: slice) -> Condition:
-    return part(of_batch(batch, gan.num_classes), rows)
 
 
 def _real(gan: GAN, batch: Batch, rows: slice) -> Array:
@@ -329,21 +324,3 @@ def _real(gan: GAN, batch: Batch, rows: slice) -> Array:
             "text_segments, or leave it out."
         )
     return 2 * jax.nn.one_hot(batch["segments"][rows], len(gan.palette)) - 1
-
-
-def _picture(gan: GAN, images: Array) -> Array:
-    """What is shown of an image: the image, or of a label map the likeliest label's colours."""
-    if not gan.palette:
-        return images
-    palette = jnp.asarray(gan.palette, jnp.float32) / 127.5 - 1
-    return jax.nn.one_hot(images.argmax(-1), len(palette)) @ palette
-
-
-def _decode(gan: GAN, state: State, z: Array, batch: Batch) -> Array:
-    condition = _condition(gan, batch, slice(None))
-    return gan.generator.apply(weights(state), z, condition, train=False)
-
-
-def _drawn_labels(gan: GAN, keys: Array) -> Array:
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-    return jax.vmap(lambda key: jax.random.randint(key, (), 0, gan.num_classes))(keys)

@@ -11,6 +11,9 @@ from aigc_jax import plugins
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.models import crf_generator
 
+# What a network's section of a config holds besides the network's own fields.
+OF_OPTIMIZERS = ("name", "lr", "b2")
+
 
 def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
     """The module `role` of the family `config.name`, e.g. "Generator" of "dcgan".
@@ -25,7 +28,7 @@ def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
     Raises:
       UserError: an unknown family or field.
     """
-    fields = {key: value for key, value in config.items() if key not in ("name", "lr")}
+    fields = {key: value for key, value in config.items() if key not in OF_OPTIMIZERS}
     if role != "Generator":
         return _module(config.name, role, fields, common)
     crf = {key: fields.pop(key) for key in list(fields) if key.partition("_")[0] == "crf"}
@@ -43,6 +46,18 @@ def _module(family: str, role: str, fields: dict[str, Any], common: dict[str, An
     for key in fields.keys() - known:
         raise UserError(f"{role} {family!r} has no field {key!r}.{did_you_mean(key, known)}")
     return cls(**{key: value for key, value in common.items() if key in known} | fields)
+
+
+def changed(module: nn.Module, **fields: Any) -> nn.Module | None:
+    """The network, or what it wraps as `generator`, with other values of its fields.
+
+    None where neither has them all.
+    """
+    if all(hasattr(module, name) for name in fields):
+        return module.clone(**fields)
+    inner = getattr(module, "generator", None)
+    inner = None if inner is None else changed(inner, **fields)
+    return None if inner is None else module.clone(generator=inner)
 
 
 def multiple(module: nn.Module) -> int:

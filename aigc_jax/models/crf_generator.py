@@ -53,6 +53,11 @@ class CRFGenerator(nn.Module):
         return self.generator.latent_dim
 
     @property
+    def needs_keys(self) -> bool:
+        """Whether the generator takes keys for its noise."""
+        return getattr(self.generator, "needs_keys", False)
+
+    @property
     def image_size(self) -> int:
         """The generator's own."""
         return self.generator.image_size
