@@ -1,11 +1,13 @@
-"""Class-conditional DCGAN on CIFAR-10, 32x32: with few images, augment what D sees.
+"""DCGAN (Radford et al. 2016) on CIFAR-10, class-conditional by concatenation.
 
-13 minutes on one CPU core; of a run on a tenth of the images 56% of the samples are read as their
-class, and it still improves then: augmentation pays later, where D knows its images by heart.
+The recipe of Kang et al. 2022, table 2: two updates of D a step, 200,000 steps of 64. Published:
+FID 48.3 (50,000 samples and training images), in 5 hours on a TITAN RTX. `:cpu` is narrower: 13
+minutes on one CPU core, after which 56% of samples of a run on a tenth of the images are read right.
 
 ```
 aigc train --config=configs/cifar10_dcgan.py
-aigc train --config=configs/cifar10_dcgan.py --config.data.split='train[:10%]' \\
+aigc train --config=configs/cifar10_dcgan.py:cpu
+aigc train --config=configs/cifar10_dcgan.py:cpu --config.data.split='train[:10%]' \\
   --config.d_augment=color,translation,cutout --workdir=runs/tenth
 ```
 """
@@ -21,15 +23,21 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.flip = True
     config.image_size = 32
     config.method = "gan"
-    config.generator = ConfigDict({"name": "dcgan", "width": 32, "latent_dim": 100})
-    config.discriminator = ConfigDict({"name": "dcgan", "width": 32})
+    config.generator = ConfigDict({"name": "dcgan", "width": 64, "latent_dim": 100})
+    config.discriminator = ConfigDict({"name": "dcgan", "width": 64})
     config.loss = "non_saturating"
     config.gradient_penalty = config.r1 = config.r2 = 0.0
     config.batch_size = 64
-    config.num_train_steps = 10_000
+    config.d_steps = 2
+    config.num_train_steps = 200_000
     config.sample_every = config.checkpoint_every = 1000
-    config.optimizer.lr = 4e-4
+    config.optimizer.lr = 2e-4
     # The judge of the samples, trained first.
     config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
-    config.eval.every = 2000
-    return configs.finish(config, arg)
+    config.eval.every = 10_000
+    config.eval.best = "eval_fid"
+    cpu = {
+        "generator.width": 32, "discriminator.width": 32, "d_steps": 1, "optimizer.lr": 4e-4,
+        "num_train_steps": 10_000, "eval.every": 2000,
+    }  # fmt: skip
+    return configs.finish(config, arg, cpu=cpu)

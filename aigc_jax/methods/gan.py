@@ -41,7 +41,7 @@ from aigc_jax.methods._gan_use import (
     weights,
 )
 from aigc_jax.metrics import collapse
-from aigc_jax.parallel import axis_size, example_keys
+from aigc_jax.parallel import axis_size, example_keys, separate
 from aigc_jax.types import Array, Batch, Metrics
 
 __all__ = [
@@ -281,11 +281,19 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
       to the real ones (1: as varied, 0: collapsed).
     """
     rng = jax.random.fold_in(rng, state.step)
-    for k in range(gan.d_steps):
-        part = _part(gan, batch, rng, k)
-        # Made once for both updates, unless they go part by part.
-        made = generate(gan, state.g, part) if gan.accumulate == 1 else None
-        state, d_metrics = update_d(gan, state, part, made)
+    by_update = jax.tree.map(lambda x: jnp.stack(separate(x, gan.d_steps)), dict(batch))
+    at = lambda k: jax.tree.map(lambda x: x[k], by_update)  # noqa: E731
+
+    def update(state: State, told: tuple[Array, Batch]) -> tuple[State, None]:
+        return update_d(gan, state, _part(gan, told[1], rng, told[0]), None)[0], None
+
+    last = gan.d_steps - 1
+    if last:  # a loop, so that it compiles once
+        state, _ = jax.lax.scan(update, state, (jnp.arange(last), at(slice(last))))
+    part = _part(gan, at(last), rng, last)
+    # Made once for both updates, unless they go part by part.
+    made = generate(gan, state.g, part) if gan.accumulate == 1 else None
+    state, d_metrics = update_d(gan, state, part, made)
     state, g_metrics = update_g(gan, state, part, made)
     metrics = d_metrics | g_metrics
     total = len(batch["image"]) * axis_size(gan.axis_name)
@@ -296,13 +304,12 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
     return state.replace(step=state.step + 1, ema=ema, extras=extras), metrics
 
 
-def _part(gan: GAN, batch: Batch, rng: Array, k: int) -> Part:
-    """What update k of D sees."""
-    rows = slice(k, None, gan.d_steps)
-    images = _real(gan, batch, rows)
+def _part(gan: GAN, batch: Batch, rng: Array, k: Array | int) -> Part:
+    """What update k of D sees of its examples."""
+    images = _real(gan, batch, slice(None))
     keys = example_keys(jax.random.fold_in(rng, k), len(images), gan.axis_name)
-    label = batch["label"][rows] if gan.num_classes else None
-    return Part(images, told(gan, batch, rows, keys), keys, label)
+    label = batch["label"] if gan.num_classes else None
+    return Part(images, told(gan, batch, slice(None), keys), keys, label)
 
 
 def calmed(state: State, factor: float) -> State:

@@ -1,0 +1,46 @@
+"""R3GAN (Huang et al. 2024), the modern baseline: relativistic pairing, R1 and R2, no tricks.
+
+Published: FID 1.96 (50,000 samples and training images), 250,000,000 images, 4 days on 8 L40. There
+what D sees is cut out too, and colours change half as often; else the recipe is the paper's.
+`:hour` is made to be useful after an hour on a GPU, `:cpu` after 9 minutes on one CPU core.
+
+```
+aigc train --config=configs/cifar10_r3gan.py
+aigc train --config=configs/cifar10_r3gan.py:cpu
+aigc train --config=configs/cifar10_r3gan.py:hour --config.dtype=bfloat16
+```
+"""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import config as configs
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = configs.default()
+    config.data.source = "tfds:cifar10"
+    config.data.flip = True
+    config.image_size = 32
+    config.method = "gan"
+    config.generator = ConfigDict({"name": "r3gan", "width": 768, "latent_dim": 64})
+    config.discriminator = ConfigDict({"name": "r3gan", "width": 768})
+    config.loss = "relativistic"
+    config.r1 = config.r2 = 0.05
+    config.penalty_end = 0.1
+    config.gradient_penalty = 0.0
+    config.batch_size = 512
+    config.num_train_steps = 250_000_000 // 512
+    config.optimizer.lr = 2e-4
+    config.optimizer.schedule = "cosine"
+    config.optimizer.end = 0.25
+    config.optimizer.b1 = 0.0
+    config.optimizer.b2, config.optimizer.b2_end = 0.9, 0.99
+    config.optimizer.decay_steps = 20_000_000 // 512
+    config.d_augment = "ada"
+    config.ada.every, config.ada.p, config.ada.kimg = 0, 0.55, 20_000.0
+    config.ema.half_life, config.ema.ramp_up = 5_000_000.0, 0.25
+    config.sample_every = config.checkpoint_every = 1000
+    config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
+    config.eval.every = 10_000
+    config.eval.best = "eval_fid"
+    return configs.finish(config, arg)
