@@ -96,6 +96,11 @@ class Checkpoints:
         with self.naming_a_full_disk():
             self._manager.save(step, args=args, metrics=(metrics or {}) if self._best_fn else None)
 
+    def discard(self, step: int) -> None:
+        """Deletes a checkpoint, once it is all on the disk."""
+        self.wait()
+        self._manager.delete(step)
+
     def wait(self) -> None:
         """Until what was saved lies on the disk. UserError: the disk is full."""
         with self.naming_a_full_disk():

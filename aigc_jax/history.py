@@ -11,6 +11,10 @@ from aigc_jax.errors import UserError
 from aigc_jax.types import Batch
 
 
+class NonFiniteError(UserError):
+    """A run has left the finite numbers."""
+
+
 class History:
     """Metrics of the steps since the last log, left on the device until they are asked for."""
 
@@ -76,12 +80,12 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.array([jnp.isfinite(x).all() for x in floats]).all()
 
 
-def nonfinite(step: int, name: str, value: Any, last_good: int | None) -> UserError:
+def nonfinite(step: int, name: str, value: Any, last_good: int | None) -> NonFiniteError:
     """What to tell of the first metric that isn't finite; `last_good` is a checkpoint's step."""
     last = (
         "there is no checkpoint yet" if last_good is None else f"step {last_good} is the last good"
     )
-    return UserError(
+    return NonFiniteError(
         f"Step {step}: {name} is {value}; {last} checkpoint. Lower the learning rate, or "
         "go on past such steps with --config.on_nonfinite=skip."
     )

@@ -140,7 +140,13 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
         restored = checkpoints.restore(_state_shapes(workdir, config, method, spec), step)
     if restored is None:
         raise UserError(f"{workdir} holds no checkpoint yet: let `aigc train` reach its first.")
-    return Run(workdir, config, method, spec, *restored)
+    state, step = restored
+    return Run(workdir, config, method, spec, settled(method, spec, state), step)
+
+
+def settled(method: ModuleType, spec: Any, state: Any) -> Any:
+    """The state as the method's `settle` leaves it for use, if it has one."""
+    return method.settle(spec, state) if hasattr(method, "settle") else state
 
 
 def _state_shapes(workdir: Path, config: ConfigDict, method: ModuleType, spec: Any) -> Any:

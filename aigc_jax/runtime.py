@@ -1,12 +1,17 @@
-"""What a process sets before JAX starts: memory allocator, compilation cache, quiet TensorFlow.
+"""What a process sets before JAX starts: allocator, compilation cache, TensorFlow; its signals.
 
 Imports neither JAX nor TensorFlow, so that it can be the first thing an entry point calls.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def prepare() -> None:
@@ -38,3 +43,25 @@ def cache_compilations() -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "aigc_jax" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM (a preempted machine's notice) or the first Ctrl-C sets."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def stop(number: int, _: Any) -> None:
+        if number == signal.SIGINT and event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in old.items():
+            # None: a handler that isn't Python's, such as jax.distributed's.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,11 +1,8 @@
 """The one training loop, for every method: data -> step -> logs, pictures, checkpoints, scores."""
 
 import collections
-import contextlib
 import functools
 import itertools
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,15 +13,16 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aigc_jax import augment, evaluate, judge, methods, parallel, runs, scores
+from aigc_jax import augment, evaluate, judge, methods, parallel, runs, runtime, scores
 from aigc_jax import config as configs
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.data import configured
 from aigc_jax.errors import UserError, did_you_mean
-from aigc_jax.history import History, all_finite, nonfinite, skip_nonfinite
+from aigc_jax.history import History, NonFiniteError, all_finite, nonfinite, skip_nonfinite
 from aigc_jax.metrics import protocols
 from aigc_jax.types import Batch, to_uint8
-from aigc_jax.writers import Writers
+from aigc_jax.watch import TroubleError, Watch
+from aigc_jax.writers import Writers, read_metrics
 
 Stream = Callable[[int], Iterator[Batch]]  # the batches from a step on
 
@@ -174,6 +172,7 @@ class _Loop:
         self.method, self.spec = method, spec
         self.layout, self.first, self.class_names = layout, first, class_names
         self.reader, self.chain = reader, chain
+        self.watch = Watch(config, method)
         self.rng = jax.random.key(config.seed)
         self.lead = parallel.is_lead()
         self.notices: collections.deque[jax.Array] = collections.deque()
@@ -187,7 +186,7 @@ class _Loop:
         with (
             self._checkpoints() as self.checkpoints,
             self.checkpoints.naming_a_full_disk(),
-            _told_to_stop() as self.stopping,
+            runtime.told_to_stop() as self.stopping,
         ):
             state, start = self._restore(shapes) or (self.layout.place_state(init()), 0)
             if start < self.config.num_train_steps:
@@ -195,7 +194,8 @@ class _Loop:
             with Writers(self.workdir, start, active=self.lead) as self.writers:
                 if start == 0:
                     self.writers.parameters(state)
-                return self._train(state, start, stream(start))
+                self.watch.remember(read_metrics(self.workdir))
+                return self._train(state, start, stream, init, shapes)
 
     def _checkpoints(self) -> Checkpoints:
         config = self.config
@@ -232,17 +232,38 @@ class _Loop:
         except UserError as error:
             self._say(f"Warning: will not be evaluated: {error}")
 
-    def _train(self, state: Any, start: int, batches: Iterator[Batch]) -> Any:
-        config, total = self.config, self.config.num_train_steps
+    def _train(
+        self, state: Any, start: int, stream: Stream, init: Callable[[], Any], shapes: Any
+    ) -> Any:
+        compiled = self._compiled(state)
+        while True:
+            self.state = state  # the newest, for who looks at it after trouble
+            try:
+                return self._steps(compiled, state, start, stream(start))
+            except (TroubleError, NonFiniteError) as trouble:
+                if not self.watch.rolls_back:
+                    raise
+                back = self.watch.back(trouble, shapes, self.checkpoints)
+                state, start = back or (self.layout.place_state(init()), 0)
+                state = self.layout.place_state(self.watch.calmed(state, self.state))
+                self.writers.rewind(start)
+
+    def _compiled(self, state: Any) -> dict[int, Callable]:
+        """The step, and the step of several batches, by their number."""
         step_fn = functools.partial(self.method.train_step, self.spec)
         if self.chain is not None:
             step_fn = augment.augmented(step_fn, self.chain, self.layout.axis_name)
-        if config.on_nonfinite == "skip":
+        if self.config.on_nonfinite == "skip":
             step_fn = skip_nonfinite(step_fn)
-        compiled = {
+        return {
             n: self.layout.compile(step_fn, state, stacked=n > 1)
-            for n in {1, config.steps_per_dispatch}
+            for n in {1, self.config.steps_per_dispatch}
         }
+
+    def _steps(
+        self, compiled: dict[int, Callable], state: Any, start: int, batches: Iterator[Batch]
+    ) -> Any:
+        config, total = self.config, self.config.num_train_steps
         history, step = History(config.on_nonfinite), start
         hooks = self.writers.hooks(total)
         images_per_step = config.batch_size * config.d_steps
@@ -259,6 +280,7 @@ class _Loop:
             self.progress = progress
             for n, batch in self._placed(batches, start):
                 state, metrics = compiled[n](state, batch, self.rng)
+                self.state = state
                 history.append(step, n, metrics)
                 step += n
                 progress.update(n * images_per_step)
@@ -290,7 +312,10 @@ class _Loop:
             self._preview(state, step)
         if due(config.eval.every) or done:
             values = self._evaluate(state, step)
+        values |= self.watch.beside_best(values)
         self.writers.scalars(step, means | values)
+        if warning := self.watch.look(step, means, values):
+            self._say(f"Warning, step {step}: {warning}")
         if due(config.checkpoint_every) or last or (values and config.eval.best):
             self._save(state, step, history, values)
         if last:
@@ -304,10 +329,6 @@ class _Loop:
             return {}
         shown = {name: f"{means[name]:.3g}" for name in means if name.endswith("loss")}
         self.progress.set_postfix(shown, refresh=False)
-        diagnose = getattr(self.method, "diagnose", None)
-        warning = diagnose(step, means) if diagnose else None
-        if warning:
-            self._say(f"Warning, step {step}: {warning}")
         return means
 
     @functools.cached_property
@@ -378,25 +399,3 @@ class _Loop:
     def _say(self, text: str) -> None:
         if self.lead:
             tqdm.write(text)
-
-
-@contextlib.contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM (a preempted machine's notice) or the first Ctrl-C sets."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def stop(number: int, _: Any) -> None:
-        if number == signal.SIGINT and event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            # None: a handler that isn't Python's, such as jax.distributed's.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -32,12 +32,8 @@ class Writers:
     def __init__(self, workdir: str | Path, step: int = 0, active: bool = True) -> None:
         self.workdir, self.active = Path(workdir), active
         self._tensorboard = _tensorboard(self.workdir) if active else None
-        if active:
-            kept = [row for row in read_metrics(self.workdir) if row["step"] <= step]
-            new = self.workdir / (METRICS + ".new")
-            new.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            new.replace(self.workdir / METRICS)  # at once, lest a kill loses what was logged
-            self._lines = (self.workdir / METRICS).open("a")
+        self._lines = None
+        self.rewind(step)
 
     def __enter__(self) -> "Writers":
         return self
@@ -47,6 +43,18 @@ class Writers:
             self._tensorboard.close()
         if self.active:
             self._lines.close()
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines after a step, from which the run goes on."""
+        if not self.active:
+            return
+        if self._lines is not None:
+            self._lines.close()
+        kept = [row for row in read_metrics(self.workdir) if row["step"] <= step]
+        new = self.workdir / (METRICS + ".new")
+        new.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        new.replace(self.workdir / METRICS)  # at once, lest a kill loses what was logged
+        self._lines = (self.workdir / METRICS).open("a")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, and the same to TensorBoard."""

@@ -21,7 +21,7 @@ FLOORS = [
     {"methods"},
     {"checkpoint"},
     {"writers", "runs", "history", "scores"},
-    {"networks", "sampling", "scoring"},
+    {"networks", "sampling", "scoring", "watch"},
     {"suite", "sets", "anysize", "pair_scores"},
     {"latents"},
     {"picture_files", "latent_search", "degrading"},

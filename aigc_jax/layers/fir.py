@@ -31,7 +31,8 @@ def fir_blur(x: Array, padding: int, gain: float = 1.0) -> Array:
     With padding 2 for a 3x3 convolution of stride 2 to follow, with padding 1 (and a gain of 4) for
     one that has been transposed.
     """
-    return _both_axes(lambda x, axis: _blur(x, axis, padding, gain**0.5), x)
+    x = _padded(_padded(x, 1, padding), 2, padding)
+    return _both_axes(lambda x, axis: _blur(x, axis, gain**0.5), x)
 
 
 def _both_axes(function: Callable[[Array, int], Array], x: Array) -> Array:
@@ -53,10 +54,9 @@ def _down(x: Array, axis: int) -> Array:
     return 0.125 * (a + d) + 0.375 * (b + c)
 
 
-def _blur(x: Array, axis: int, padding: int, gain: float) -> Array:
-    n = x.shape[axis] + 2 * padding - 3
-    padded = _padded(x, axis, padding)
-    a, b, c, d = (lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(4))
+def _blur(x: Array, axis: int, gain: float) -> Array:
+    n = x.shape[axis] - 3
+    a, b, c, d = (lax.slice_in_dim(x, i, i + n, axis=axis) for i in range(4))
     return (0.125 * gain) * (a + d) + (0.375 * gain) * (b + c)
 
 

@@ -4,6 +4,7 @@ The functions take its `GAN` and `State`.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -107,6 +108,12 @@ def settle(gan: Any, state: Any) -> Any:
     variables = weights(state)
     if not gan.standing or "batch_stats" not in variables:
         return state
+    settled = {**variables, "batch_stats": jax.jit(partial(_standing, gan))(variables)}
+    return state.replace(g=settled) if state.ema is None else state.replace(ema=settled)
+
+
+def _standing(gan: Any, variables: Any) -> Any:
+    """The means over batches of what the generator's running statistics follow."""
     network = models.changed(gan.generator, axis_name=None)
 
     def moved(start: Any, i: Array) -> Any:
@@ -115,20 +122,16 @@ def settle(gan: Any, state: Any) -> Any:
         label = _drawn_labels(gan, keys) if gan.num_classes else None
         begun = {**variables, "batch_stats": start}
         z = draw_latents(gan, keys)
-        _, new = network.apply(begun, z, label, train=True, mutable=["batch_stats"], **more)
-        return new["batch_stats"]
+        kept = ["batch_stats", "spectral"]
+        return network.apply(begun, z, label, train=True, mutable=kept, **more)[1]["batch_stats"]
 
     # Each pass takes keep * start + (1 - keep) * batch: from 0 and from 1 it tells keep.
-    zeros, ones = (jax.tree.map(lambda x, n=n: jnp.full_like(x, n), variables["batch_stats"])
-                   for n in (0, 1))  # fmt: skip
-    total = jax.lax.fori_loop(
-        0, gan.standing, lambda i, t: jax.tree.map(jnp.add, t, moved(zeros, i)), zeros
-    )
-    first = jnp.zeros((), jnp.int32)
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    ones, first = jax.tree.map(jnp.ones_like, zeros), jnp.zeros((), jnp.int32)
+    add = lambda i, total: jax.tree.map(jnp.add, total, moved(zeros, i))  # noqa: E731
+    total = jax.lax.fori_loop(0, gan.standing, add, zeros)
     keep = jax.tree.map(jnp.subtract, moved(ones, first), moved(zeros, first))
-    stats = jax.tree.map(lambda t, k: t / gan.standing / (1 - k), total, keep)
-    settled = {**variables, "batch_stats": stats}
-    return state.replace(g=settled) if state.ema is None else state.replace(ema=settled)
+    return jax.tree.map(lambda t, k: t / gan.standing / (1 - k), total, keep)
 
 
 def condition_of(gan: Any, batch: Batch, rows: slice) -> Condition:

@@ -49,6 +49,7 @@ __all__ = [
     "Regularizers",
     "State",
     "calmed",
+    "collapsed",
     "conditioning",
     "decode",
     "diagnose",
@@ -312,13 +313,13 @@ def _part(gan: GAN, batch: Batch, rng: Array, k: Array | int) -> Part:
     return Part(images, told(gan, batch, slice(None), keys), keys, label)
 
 
-def calmed(state: State, factor: float) -> State:
-    """The state with learning rates `factor` times as large, for a run that is rolled back."""
-    scale = state.extras["lr_scale"] * factor
+def calmed(state: State, than: State, factor: float) -> State:
+    """The state with learning rates `factor` times those of another, to which it is rolled back."""
+    scale = than.extras["lr_scale"] * factor
     return state.replace(extras={**state.extras, "lr_scale": scale})
 
 
-diagnose = collapse.diagnose
+diagnose, collapsed = collapse.diagnose, collapse.collapsed
 
 
 def _real(gan: GAN, batch: Batch, rows: slice) -> Array:

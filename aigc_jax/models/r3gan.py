@@ -115,8 +115,9 @@ class Generator(nn.Module):
 
         Returns (B, S, S, channels) float32; the images trained on are in [-1, 1].
         """
+        widths = stages(self)
         x = self._first(z.astype(jnp.float32), label)
-        for i, width in enumerate(stages(self)):
+        for i, width in enumerate(widths):
             if i:
                 x = fir_up(_pointwise(self, width, f"halve_{4 << i}", x.astype(self.dtype)))
             x = _blocks(self, x, i)
@@ -138,9 +139,10 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images -> logits; attributes as the generator's, its mirror.
 
-    Ways to condition, any of them, joined by commas: `projection` (Miyato & Koyama 2018), as
-    published; `concat`, the one-hot label as planes beside the image; `auxiliary`, which sows class
-    `logits` (B, num_classes) in the collection of that name (Odena et al. 2017), for a loss of
+    Ways to condition, joined by commas: `projection` (Miyato & Koyama 2018), as published, with no
+    term that is the same for all labels, so that the logit is 0 where the label says nothing;
+    `concat`, the one-hot label as planes beside the image; `auxiliary`, which sows class `logits`
+    (B, num_classes) in the collection of that name (Odena et al. 2017), for a loss of
     `methods.gan`.
     """
 
