@@ -76,9 +76,18 @@ def in_parts(
 
     Returns:
       the last carry, and the mean of what was found; with n = 1 those of the whole batch.
+
+    Raises:
+      UserError: n does not divide the batch.
     """
     if n == 1:
         return function(carry, batch)
+    size = len(jax.tree.leaves(batch)[0])
+    if size % n:
+        raise UserError(
+            f"A device's {size} images can't be taken in {n} parts: take a config.batch_size that "
+            "config.accumulate divides on each device."
+        )
     parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, n, *x.shape[1:]), 0, 1), batch)
     shapes = jax.eval_shape(function, carry, jax.tree.map(lambda x: x[0], parts))[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

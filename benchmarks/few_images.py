@@ -4,7 +4,7 @@
     python benchmarks/few_images.py mnist
 
 Three runs of one config, with DiffAugment, with ADA and with neither, are trained (or continued, or
-read, where they are there): the config `cifar10_dcgan` on a tenth of CIFAR-10, `mnist_dcgan` on
+read, where they are there): the config `cifar10_dcgan:cpu` on a tenth of CIFAR-10, `mnist_dcgan` on
 1,000 digits with what keeps a digit a digit. All are measured beside the test images, by a judge
 trained on all training images. Writes into --out: `distances.png` and `samples.png`.
 """
@@ -17,8 +17,9 @@ import numpy as np
 
 SETS = {
     "cifar10": {
-        "config": "cifar10_dcgan", "judge": "cifar10_classifier", "split": "train[:10%]",
-        "diffaugment": "color,translation,cutout", "fields": {"ada.kimg": 100.0},
+        "config": "cifar10_dcgan:cpu", "judge": "cifar10_classifier", "split": "train[:10%]",
+        "diffaugment": "color,translation,cutout",
+        "fields": {"ada.kimg": 100.0, "num_train_steps": 10_000},
     },
     "mnist": {
         "config": "mnist_dcgan", "judge": "mnist_classifier", "split": "train[:1000]",

@@ -43,4 +43,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
     config.eval.every = 10_000
     config.eval.best = "eval_fid"
-    return configs.finish(config, arg)
+    cpu = {
+        "generator.width": 8, "discriminator.width": 16, "d_steps": 1, "optimizer.lr": 4e-4,
+        "num_train_steps": 1000, "sample_every": 200, "checkpoint_every": 200,
+        "ema.half_life": 5000.0,
+    }  # fmt: skip
+    return configs.finish(config, arg, cpu=cpu)

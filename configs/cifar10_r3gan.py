@@ -22,8 +22,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.flip = True
     config.image_size = 32
     config.method = "gan"
-    config.generator = ConfigDict({"name": "r3gan", "width": 768, "latent_dim": 64})
-    config.discriminator = ConfigDict({"name": "r3gan", "width": 768})
+    config.generator = ConfigDict({"name": "r3gan", "width": 768, "blocks": 2, "latent_dim": 64})
+    config.discriminator = ConfigDict({"name": "r3gan", "width": 768, "blocks": 2})
     config.loss = "relativistic"
     config.r1 = config.r2 = 0.05
     config.penalty_end = 0.1
@@ -43,4 +43,15 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
     config.eval.every = 10_000
     config.eval.best = "eval_fid"
-    return configs.finish(config, arg)
+    hour = {
+        "generator.width": 256, "discriminator.width": 256, "batch_size": 256,
+        "num_train_steps": 40_000, "optimizer.decay_steps": 40_000, "eval.every": 5000,
+        "ada.p": 0.3, "ada.kimg": 2000.0, "ema.half_life": 200_000.0,
+    }  # fmt: skip
+    cpu = {
+        "generator.width": 32, "discriminator.width": 32, "generator.blocks": 1,
+        "discriminator.blocks": 1, "batch_size": 32, "num_train_steps": 1000,
+        "optimizer.decay_steps": 1000, "optimizer.lr": 1e-3, "ema.half_life": 5000.0,
+        "penalty_every": 4, "d_augment": "", "sample_every": 200, "checkpoint_every": 200,
+    }  # fmt: skip
+    return configs.finish(config, arg, cpu=cpu, hour=hour)

@@ -28,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "name": "stylegan2",
             "width": 512,
+            "channel_base": 32768,
             "latent_dim": 512,
             "w_dim": 512,
             "mapping_layers": 2,
@@ -39,6 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "name": "stylegan2",
             "width": 512,
+            "channel_base": 32768,
             "architecture": "orig",
             "mapping_layers": 8,
             "mbstd_group": 32,
@@ -59,4 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
     config.eval.every = 10_000
     config.eval.best = "eval_fid"
-    return configs.finish(config, arg)
+    cpu = {
+        "generator.width": 64, "generator.channel_base": 1024, "generator.latent_dim": 64,
+        "generator.w_dim": 64, "discriminator.width": 64, "discriminator.channel_base": 1024,
+        "batch_size": 32, "d_augment": "", "num_train_steps": 1400, "sample_every": 200,
+        "checkpoint_every": 200, "ema.half_life": 5000.0,
+    }  # fmt: skip
+    return configs.finish(config, arg, cpu=cpu)

@@ -1,4 +1,4 @@
-"""WGAN-GP with residual networks (Gulrajani et al. 2017, section 5.4 and appendix F), unconditional.
+"""WGAN-GP with residual networks (Gulrajani et al. 2017, section 5.4, appendix F), unconditional.
 
 Published: inception score 7.86, 100,000 steps of 5 critic updates of 64; FID 29.3 in Miyato et al.
 2018, table 2. About 11 hours on a TITAN RTX (Kang et al. 2022, logs). There G's batches are twice
@@ -39,4 +39,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.extractor = "cifar10_classifier" + (":smoke" if arg == "smoke" else "")
     config.eval.every = 10_000
     config.eval.best = "eval_fid"
-    return configs.finish(config, arg)
+    cpu = {
+        "generator.width": 8, "discriminator.width": 16, "batch_size": 32, "d_steps": 2,
+        "optimizer.lr": 4e-4, "num_train_steps": 1100, "sample_every": 200,
+        "checkpoint_every": 200, "ema.half_life": 5000.0,
+    }  # fmt: skip
+    return configs.finish(config, arg, cpu=cpu)

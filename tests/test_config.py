@@ -28,6 +28,9 @@ UNPAIRED = {"task": "unpaired", "data__a": "folder:x", "data__b": "mnistm"}
         UNPAIRED,
         {**UNPAIRED, "eval__a": "folder:y", "eval__paired": True},
         {**UNPAIRED, "data__a": "mnistm:train[:9]", "eval__a": "mnistm:test"},
+        {"accumulate": 4, "on_collapse": "stop"},
+        {"on_collapse": "rollback", "rollback__factor": 0.3, "rollback__times": 1},
+        {"on_nonfinite": "skip"},
     ],
 )
 def test_good_values(values):
@@ -49,12 +52,42 @@ def test_good_values(values):
         ({"eval__direction": "a2c"}, "config.eval.direction is 'a2c'. Did you mean 'a2b'"),
         ({**UNPAIRED, "data__b": "mnistm:train"}, "name in config.eval.b the images to measure on"),
         ({**UNPAIRED, "data__a": "tfds:mnist/train"}, "'tfds:mnist/train': name in config.eval.a"),
+        ({"accumulate": 0}, "config.accumulate is 0: it must be at least 1"),
+        ({"on_collapse": "roll"}, "config.on_collapse is 'roll'. Did you mean 'rollback'"),
+        ({"on_collapse": "rollback", "rollback__factor": 1.0}, "rollback.factor must be between 0"),
+        ({"on_collapse": "rollback", "rollback__factor": 0.0}, "rollback.factor must be between 0"),
+        ({"on_collapse": "rollback", "rollback__times": 0}, "times at least 1"),
+        ({"on_collapse": "stop", "on_nonfinite": "skip"}, "on_collapse nothing to see: choose"),
+        ({"penalty_every": 0}, "config.penalty_every is 0: it must be at least 1"),
     ],
 )
 def test_wrong_values(values, line):
     with pytest.raises(UserError, match=line) as error:
         configs.validate(with_values(**values))
     assert "\n" not in str(error.value)
+
+
+def test_a_configs_own_arguments():
+    """Each sets fields by dotted names; the hint for an unknown one knows them."""
+    presets = {"cpu": {"batch_size": 16, "optimizer.lr": 0.1, "regularizers.lecam": 0.3}}
+    config = configs.finish(configs.default(), "cpu", **presets)
+    plain = configs.finish(configs.default(), "", **presets)
+    assert (config.batch_size, config.optimizer.lr, config.regularizers.lecam) == (16, 0.1, 0.3)
+    changed = configs.differences(plain.to_dict(), config.to_dict())
+    assert len(changed) == 3 and plain == configs.finish(configs.default())
+    assert configs.finish(configs.default(), "smoke", **presets).num_train_steps == 8
+    with pytest.raises(UserError, match=r"Unknown config argument 'cpuu'\. Did you mean 'cpu'"):
+        configs.finish(configs.default(), "cpuu", **presets)
+    with pytest.raises(UserError, match=r"Unknown config argument 'smok'\. Did you mean 'smoke'"):
+        configs.finish(configs.default(), "smok", **presets)
+
+
+def test_a_run_from_before_there_was_accumulation():
+    config = configs.default()
+    for field in ("accumulate", "on_collapse", "rollback", "regularizers", "penalty_end"):
+        del config[field]
+    configs.validate(config)
+    assert configs.differences(config.to_dict(), configs.default().to_dict()) == []
 
 
 def batch(*fields, shape=(32, 32, 3)):

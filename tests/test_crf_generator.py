@@ -11,6 +11,7 @@ from aigc_jax import models
 from aigc_jax.errors import UserError
 from aigc_jax.layers.condition import Text
 from aigc_jax.layers.crf import GaussianCRF, MeanFieldCRF
+from aigc_jax.models import dcgan
 from aigc_jax.models.crf_generator import CRFGenerator
 
 RNG = jax.random.key(0)
@@ -128,6 +129,27 @@ def test_no_image_depends_on_the_rest_of_the_batch():
 def test_text_without_a_vocabulary():
     with pytest.raises(UserError, match=r"config\.vocabulary is 0"):
         made("gaussian", words([[5, 6, 0]] * 3))
+
+
+def test_fields_are_changed_through_the_field():
+    """Of the wrapped generator where the wrapper has them not; None where neither has."""
+    plain = Painter(latent_dim=7)
+    other = models.changed(plain, image_size=5, channels=2)
+    assert (other.latent_dim, other.image_size, other.channels) == (7, 5, 2)
+    assert plain.image_size == 6
+    wrapped = CRFGenerator(dcgan.Generator(16, axis_name="data"), "gaussian", window=3)
+    other = models.changed(wrapped, axis_name=None)
+    assert isinstance(other, CRFGenerator) and other.window == 3
+    assert other.generator.axis_name is None and other.generator.image_size == 16
+    assert models.changed(wrapped, window=5).window == 5
+    for network in (plain, wrapped):
+        assert models.changed(network, truncation=0.5) is None
+        assert models.changed(network, latent_dim=3, truncation=0.5) is None
+
+
+def test_what_a_wrapper_hands_on_is_changed_where_it_is():
+    wrapped = CRFGenerator(Painter(latent_dim=7), "gaussian")
+    assert models.changed(wrapped, latent_dim=3).generator.latent_dim == 3
 
 
 def section(**fields):

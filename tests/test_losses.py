@@ -35,12 +35,81 @@ def sigmoid(x):
             -FAKE.mean(),
         ),
         ("wasserstein", FAKE.mean() - REAL.mean(), -FAKE.mean()),
+        (
+            "relativistic",
+            -np.log([sigmoid(REAL[i] - FAKE[i]) for i in range(4)]).mean(),  # pairs, by index
+            -np.log([sigmoid(FAKE[i] - REAL[i]) for i in range(4)]).mean(),
+        ),
     ],
 )
 def test_closed_form(name, d_loss, g_loss):
     loss = adversarial.get(name)
     np.testing.assert_allclose(loss.discriminator(REAL, FAKE), d_loss, rtol=1e-6)
-    np.testing.assert_allclose(loss.generator(FAKE), g_loss, rtol=1e-6)
+    np.testing.assert_allclose(g_of(loss)(FAKE), g_loss, rtol=1e-6)
+
+
+def g_of(loss):
+    """G's loss of fake logits."""
+    return (lambda fake: loss.generator(fake, REAL)) if loss.relativistic else loss.generator
+
+
+NAMES = [k for k, v in vars(adversarial).items() if isinstance(v, adversarial.AdversarialLoss)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slopes_are_finite_differences(name):
+    loss = adversarial.get(name)
+    slopes = jax.grad(loss.discriminator, (0, 1))(REAL, FAKE)
+    both = (*slopes, jax.grad(g_of(loss))(FAKE))
+    of_real = lambda x: loss.discriminator(x, FAKE)  # noqa: E731
+    of_fake = lambda x: loss.discriminator(REAL, x)  # noqa: E731
+    places = (of_real, REAL), (of_fake, FAKE), (g_of(loss), FAKE)
+    for (value, at), slope in zip(places, both, strict=True):
+        for i in range(4):
+            step = np.float32(0.02) * np.eye(4, dtype=np.float32)[i]
+            measured = (value(at + step) - value(at - step)) / 0.04
+            np.testing.assert_allclose(slope[i], measured, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "real", "fake", "least"),
+    [
+        # Of D that tells all; Mao et al. 2017: b = 1, a = 0; the margin of the hinge.
+        ("non_saturating", 40.0, -40.0, 0.0),
+        ("least_squares", 1.0, 0.0, 0.0),
+        ("hinge", 1.0, -1.0, 0.0),
+        ("relativistic", 20.0, -20.0, 0.0),
+    ],
+)
+def test_the_least_that_a_discriminator_pays(name, real, fake, least):
+    loss, ones = adversarial.get(name), jnp.ones(4)
+    np.testing.assert_allclose(loss.discriminator(real * ones, fake * ones), least, atol=1e-6)
+    slopes = jax.grad(loss.discriminator, (0, 1))(1.01 * real * ones, 1.01 * fake * ones - 0.01)
+    assert all(np.abs(x).max() < 0.01 for x in slopes)
+    assert loss.discriminator(REAL, FAKE) > least
+
+
+def test_where_real_and_generated_images_are_alike():
+    """D can't do better than to say nothing: 2 log 2 (Goodfellow et al. 2014, theorem 1), ..."""
+    loss, same = adversarial.get, jnp.zeros(4)
+    for name, value, at in (
+        ("non_saturating", 2 * np.log(2), 0.0),
+        ("least_squares", 0.25, 0.5),
+        ("relativistic", np.log(2), 0.0),
+        ("hinge", 2.0, 0.0),
+        ("wasserstein", 0.0, 0.0),
+    ):
+        pays = lambda x: loss(name).discriminator(x, x)  # noqa: B023, E731
+        np.testing.assert_allclose(pays(same + at), value, rtol=1e-6)
+        np.testing.assert_allclose(jax.grad(pays)(same + at), 0, atol=1e-7)
+    # Of the relativistic loss every common shift is alike; G and D pay the same.
+    shifted = adversarial.relativistic.discriminator(REAL + 3, FAKE + 3)
+    np.testing.assert_allclose(shifted, adversarial.relativistic.discriminator(REAL, FAKE), 1e-5)
+    np.testing.assert_allclose(g_of(adversarial.relativistic)(REAL), np.log(2), rtol=1e-6)
+
+
+def test_only_the_relativistic_generator_sees_real_images():
+    assert [name for name in NAMES if adversarial.get(name).relativistic] == ["relativistic"]
 
 
 def test_large_logits_stay_finite():

@@ -63,6 +63,72 @@ def test_an_optimizer_takes_what_it_knows():
     np.testing.assert_allclose(new["w"], 1 - 0.25 * grads["w"])
 
 
+def test_a_decay_ends_where_and_when_it_is_told():
+    """At `end` of the rate after `decay_steps`, however long the run."""
+    t = np.minimum(np.arange(11), 4) / 4
+    cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * t)) / 2
+    found = rates(10, schedule="cosine", end=0.1, decay_steps=4)
+    np.testing.assert_allclose(found, 0.5 * cosine, atol=1e-6)
+    found = rates(10, schedule="linear", end=0.1, decay_steps=4)
+    np.testing.assert_allclose(found, 0.5 * (1 - 0.9 * t), atol=1e-6)
+    np.testing.assert_allclose(rates(4, schedule="linear", end=0.5)[-1], 0.25)
+    held = rates(10, schedule="linear", end=0.2, decay_steps=8, hold=0.5, warmup_steps=2)
+    line = 0.5 * np.array([0, 0.5, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+    np.testing.assert_allclose(held, line, atol=1e-6)
+    old = section(schedule="linear")
+    del old["end"], old["decay_steps"]  # of a run from before there were any
+    assert float(optim.schedule(old, 4)(4)) == 0.0
+
+
+def test_annealed_is_half_a_cosine():
+    found = [float(optim.annealed(jnp.int32(t), 0.9, 0.99, 8)) for t in (0, 2, 4, 8, 100)]
+    turn = [(1 + np.cos(np.pi * share)) / 2 for share in (0, 0.25, 0.5, 1, 1)]
+    np.testing.assert_allclose(found, 0.99 - 0.09 * np.array(turn), rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay_steps", [0, 4])
+def test_b2_moves_as_it_is_told(decay_steps):
+    """Adam written out, whose bias correction takes the b2 of its step too."""
+    fields = dict(lr=0.1, b1=0.5, b2=0.9, b2_end=0.99, decay_steps=decay_steps)
+    tx, params = optim.optimizer(section(**fields), 8), {"w": jnp.array([1.0, -2.0])}
+    opt, w, m, v = tx.init(params), np.array([1.0, -2.0]), 0.0, 0.0
+    for t in range(10):
+        grad = np.array([0.3 + 0.1 * t, np.sin(t)])
+        params, opt = optim.update(tx, {"w": jnp.float32(grad)}, opt, params)
+        share = min(t / (decay_steps or 8), 1)
+        b2 = 0.99 - 0.09 * (1 + np.cos(np.pi * share)) / 2
+        m, v = 0.5 * m + 0.5 * grad, b2 * v + (1 - b2) * grad**2
+        mean, square = m / (1 - 0.5 ** (t + 1)), v / (1 - b2 ** (t + 1))
+        w = w - 0.1 * mean / (np.sqrt(square) + 1e-8)
+        np.testing.assert_allclose(params["w"], w, rtol=1e-4)
+
+
+def test_b2_moves_beside_a_rate_that_does():
+    fields = dict(b2_end=0.9, schedule="cosine", b2=0.5)
+    tx, params = optim.optimizer(section(**fields), 4), {"w": jnp.ones(2)}
+    opt = tx.init(params)
+    for t in range(4):
+        _, opt = optim.update(tx, params, opt, params)
+        seen = opt.hyperparams
+        np.testing.assert_allclose(seen["learning_rate"], rates(4, schedule="cosine")[t], rtol=1e-5)
+        np.testing.assert_allclose(seen["b2"], optim.annealed(jnp.int32(t), 0.5, 0.9, 4), rtol=1e-5)
+
+
+def test_an_update_may_be_as_short_as_it_is_told():
+    """The step alone: what the optimizer remembers is the same."""
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.array([0.1, -2.0, 0.5])}
+    tx = optim.optimizer(section(), 10)
+    whole, opt = optim.update(tx, grads, tx.init(params), params)
+    short, other = optim.update(tx, grads, tx.init(params), params, jnp.float32(0.25))
+    np.testing.assert_allclose(short["w"], 1 + (whole["w"] - 1) / 4, rtol=1e-6)
+    np.testing.assert_array_equal(opt[0].nu["w"], other[0].nu["w"])
+
+
+def test_no_b2_to_move():
+    with pytest.raises(UserError, match=r"b2_end: sgd has no b2; leave it out"):
+        optim.optimizer(section(name="sgd", b2_end=0.99), 10)
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [

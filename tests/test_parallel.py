@@ -180,6 +180,22 @@ def test_interleaved_batches_come_apart():
     np.testing.assert_array_equal(jnp.stack(apart), jnp.stack([x, y]))
 
 
+def test_parts_are_taken_one_after_another():
+    """Strided; the carry goes from part to part, and what is found is averaged."""
+    batch = {"x": jnp.arange(6.0), "keys": jax.random.split(jax.random.key(0), 6)}
+
+    def function(carry, part):
+        drawn = jax.vmap(jax.random.uniform)(part["keys"])
+        return 10 * carry + part["x"][0], {"mean": part["x"].mean(), "drawn": drawn.mean()}
+
+    whole = parallel.in_parts(function, jnp.float32(0), batch, 1)
+    carry, found = parallel.in_parts(function, jnp.float32(0), batch, 3)
+    assert carry == 12  # of the parts 0 3, 1 4 and 2 5
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, whole[1])
+    with pytest.raises(UserError, match="6 images can't be taken in 4 parts: take a config.batch"):
+        parallel.in_parts(function, jnp.float32(0), batch, 4)
+
+
 def test_batch_that_does_not_divide():
     with pytest.raises(UserError, match=r"batch_size = 60 can't be divided over 8 devices.*56"):
         parallel.check_batch_size(60, parallel.layout())

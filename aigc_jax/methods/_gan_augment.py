@@ -49,8 +49,8 @@ def check(settings: Ada) -> None:
 
 def begin(gan: Any) -> dict[str, Array]:
     """What the state carries of it."""
-    zero = jnp.zeros((), jnp.float32)
-    return {"ada_p": zero, "ada_sign": zero} if gan.augment == ("ada",) else {}
+    names = ("ada_p", "ada_sign") if gan.augment == ("ada",) else ()
+    return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
 def seen(gan: Any, extras: dict[str, Array], images: Array, keys: Array, use: int) -> Array:

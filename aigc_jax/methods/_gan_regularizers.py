@@ -57,7 +57,7 @@ def read(fields: Any) -> Regularizers:
             hint = did_you_mean(name, Regularizers._fields)
             raise UserError(f"Unknown config key 'regularizers.{name}'.{hint}")
         if (
-            value < 0
+            not value >= 0  # as of a nan
             or (name.endswith("decay") and value >= 1)
             or (name == "path_every" and not value)
         ):
@@ -67,17 +67,18 @@ def read(fields: Any) -> Regularizers:
 
 def begin(gan: Any) -> dict[str, Array]:
     """What the state carries of them. UserError: G has no styles whose paths have lengths."""
-    zero, carried = jnp.zeros((), jnp.float32), {}
+    carried = []
     if gan.regularizers.lecam:
-        carried |= {"lecam_real": zero, "lecam_fake": zero}
+        carried += ["lecam_real", "lecam_fake"]
     if gan.regularizers.path_length:
         if not hasattr(gan.generator, "mapping"):
             raise UserError(
                 "config.regularizers.path_length is of generators with a mapping to styles, such "
                 "as stylegan2: set it to 0."
             )
-        carried["path_length"] = zero
-    return carried
+        carried.append("path_length")
+    # An array each: a step is given them all, and takes none twice.
+    return {name: jnp.zeros((), jnp.float32) for name in carried}
 
 
 # ---- of D
@@ -212,7 +213,7 @@ def _path(
 
 
 def _lengths(gan: Any, g: Any, z: Array, condition: Condition, keys: Array) -> Array:
-    network = models.changed(gan.generator, axis_name=None)
+    network = models.changed(gan.generator, axis_name=None) or gan.generator
     ws = network.apply(g, z, condition, train=False, method="mapping")
     size, channels = network.image_size, network.channels
     draw = lambda key: jax.random.normal(jax.random.fold_in(key, 400), (size, size, channels))  # noqa: E731

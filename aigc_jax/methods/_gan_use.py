@@ -114,7 +114,7 @@ def settle(gan: Any, state: Any) -> Any:
 
 def _standing(gan: Any, variables: Any) -> Any:
     """The means over batches of what the generator's running statistics follow."""
-    network = models.changed(gan.generator, axis_name=None)
+    network = models.changed(gan.generator, axis_name=None) or gan.generator
 
     def moved(start: Any, i: Array) -> Any:
         keys = index_keys(jax.random.key(0), 64 * i + jnp.arange(64))

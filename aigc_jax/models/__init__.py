@@ -53,7 +53,8 @@ def changed(module: nn.Module, **fields: Any) -> nn.Module | None:
 
     None where neither has them all.
     """
-    if all(hasattr(module, name) for name in fields):
+    # Not `hasattr`: a wrapper has properties that are its generator's fields.
+    if fields.keys() <= {field.name for field in dataclasses.fields(module)}:
         return module.clone(**fields)
     inner = getattr(module, "generator", None)
     inner = None if inner is None else changed(inner, **fields)

@@ -73,6 +73,8 @@ def kit(network: nn.Module, train: bool) -> Kit:
     """That of a network with the fields `spectral`, `initialization`, `dtype` and `axis_name`."""
     main, rest, gains = _inits(network.initialization)
     given = dict(reparam=spectral(train) if network.spectral else None, dtype=network.dtype)
+    if network.spectral:  # kernels of zeros have no direction of the largest singular value
+        gains = rest
 
     def norm(x: Array, vector: Array | None) -> Array:
         if vector is None:
@@ -226,6 +228,11 @@ def _pooled(x: Array, pool: str) -> Array:
 
 
 def _check_told(told: tuple[str, ...], label: Array | None, groups: int, images: int) -> None:
+    if {"concat", "auxiliary"} <= {*told}:
+        raise UserError(
+            "config.discriminator.condition holds concat and auxiliary, but concat shows the label "
+            "that auxiliary is to tell: take projection beside auxiliary."
+        )
     if label is not None and len(label) * groups > images and not {*told} & {*_IN_LOGITS}:
         raise UserError(
             "config.conditioning.mismatch is above 0, and the discriminator's logits don't "
