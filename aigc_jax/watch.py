@@ -88,15 +88,14 @@ class Watch:
         return self._best
 
     def back(
-        self, trouble: UserError, state: Any, shapes: Any, checkpoints: Checkpoints
+        self, trouble: UserError, shapes: Any, checkpoints: Checkpoints
     ) -> tuple[Any, int] | None:
-        """The state of the last checkpoint before the trouble, calmed, and its step.
+        """The state of the last checkpoint before the trouble, and its step.
 
         One that a run was taken back to before, in vain, is discarded for the one before it. None
         where there is none: the run begins anew.
 
         Args:
-          state: in trouble.
           shapes: of the state.
 
         Raises:

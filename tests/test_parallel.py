@@ -192,7 +192,7 @@ def test_parts_are_taken_one_after_another():
     carry, found = parallel.in_parts(function, jnp.float32(0), batch, 3)
     assert carry == 12  # of the parts 0 3, 1 4 and 2 5
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, whole[1])
-    with pytest.raises(UserError, match="6 images can't be taken in 4 parts: take a config.batch"):
+    with pytest.raises(UserError, match="6 images can't be taken in 4 parts: take"):
         parallel.in_parts(function, jnp.float32(0), batch, 4)
 
 
