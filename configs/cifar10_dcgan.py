@@ -38,6 +38,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.best = "eval_fid"
     cpu = {
         "generator.width": 32, "discriminator.width": 32, "d_steps": 1, "optimizer.lr": 4e-4,
-        "num_train_steps": 7000, "eval.every": 2000,
+        "num_train_steps": 5000, "eval.every": 2000,
     }  # fmt: skip
     return configs.finish(config, arg, cpu=cpu)

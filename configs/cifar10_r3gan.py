@@ -50,8 +50,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }  # fmt: skip
     cpu = {
         "generator.width": 32, "discriminator.width": 32, "generator.blocks": 1,
-        "discriminator.blocks": 1, "batch_size": 32, "num_train_steps": 1000,
-        "optimizer.decay_steps": 1000, "optimizer.lr": 1e-3, "ema.half_life": 5000.0,
+        "discriminator.blocks": 1, "batch_size": 32, "num_train_steps": 600,
+        "optimizer.decay_steps": 600, "optimizer.lr": 1e-3, "ema.half_life": 5000.0,
         "penalty_every": 4, "d_augment": "", "sample_every": 200, "checkpoint_every": 200,
     }  # fmt: skip
     return configs.finish(config, arg, cpu=cpu, hour=hour)

@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.best = "eval_fid"
     cpu = {
         "generator.width": 8, "discriminator.width": 16, "d_steps": 1, "optimizer.lr": 4e-4,
-        "num_train_steps": 1300, "sample_every": 200, "checkpoint_every": 200,
+        "num_train_steps": 900, "sample_every": 200, "checkpoint_every": 200,
         "ema.half_life": 5000.0,
     }  # fmt: skip
     return configs.finish(config, arg, cpu=cpu)

@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
     cpu = {
         "generator.width": 64, "generator.channel_base": 1024, "generator.latent_dim": 64,
         "generator.w_dim": 64, "discriminator.width": 64, "discriminator.channel_base": 1024,
-        "batch_size": 32, "d_augment": "", "num_train_steps": 1400, "sample_every": 200,
+        "batch_size": 32, "d_augment": "", "num_train_steps": 1200, "sample_every": 200,
         "checkpoint_every": 200, "ema.half_life": 5000.0,
     }  # fmt: skip
     return configs.finish(config, arg, cpu=cpu)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import UserError
-from aigc_jax.layers.attention import Cache, SelfAttention, attend, causal_mask
+from aigc_jax.layers.attention import Cache, MapAttention, SelfAttention, attend, causal_mask
 
 RNG = jax.random.key(0)
 
@@ -140,3 +140,76 @@ def test_causal_gradients():
 def test_heads_that_do_not_divide():
     with pytest.raises(UserError, match="5 heads do not divide a width of 12"):
         SelfAttention(12, 5).init(RNG, jnp.zeros((1, 2, 12)))
+
+
+# ---- of a map to itself ----
+
+
+def make_map(channels=16):
+    """The layer, with variables far from the first ones, and a map that isn't square."""
+    layer, x = MapAttention(), np.random.default_rng(0).normal(size=(2, 4, 6, channels))
+    shapes = jax.eval_shape(layer.init, RNG, x.astype(np.float32))
+    draw = np.random.default_rng(1).normal
+    return layer, jax.tree.map(lambda w: np.float32(draw(0, 0.5, w.shape)), shapes), np.float32(x)
+
+
+def by_paper(torch, params, x):
+    """x + sigma * out(softmax(query key^T) value) (Zhang et al. 2019, eq. 1 to 3), x of NCHW."""
+    functional = torch.nn.functional
+    through = lambda name, y: functional.conv2d(y, params[name].T[:, :, None, None])  # noqa: E731
+    pooled = lambda name: functional.max_pool2d(through(name, x), 2).flatten(2)  # noqa: E731
+    query, key, value = through("query", x).flatten(2), pooled("key"), pooled("value")
+    weights = torch.softmax(torch.einsum("bcn,bcm->bnm", query, key), -1)
+    seen = torch.einsum("bcm,bnm->bcn", value, weights).unflatten(2, x.shape[2:])
+    return x + params["sigma"] * through("out", seen)
+
+
+@pytest.mark.parametrize("channels", [16, 3])
+def test_map_attention_and_its_gradients_are_the_papers(torch, channels):
+    layer, variables, x = make_map(channels)
+    params = variables["params"]
+    assert params["query"]["kernel"].shape == params["key"]["kernel"].shape
+    assert params["query"]["kernel"].shape == (channels, max(1, channels // 8))
+    assert params["value"]["kernel"].shape == (channels, channels // 2)
+    assert params["out"]["kernel"].shape == (channels // 2, channels)
+
+    def loss(variables, x):
+        y = layer.apply(variables, x)
+        return jnp.sum(jnp.sin(y)), y
+
+    (ours, dx), y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables, x)
+    flat = lambda tree: {k: v if k == "sigma" else v["kernel"] for k, v in tree.items()}  # noqa: E731
+    leaves = {k: torch.tensor(v).requires_grad_() for k, v in flat(params).items()}
+    tx = torch.tensor(x.transpose(0, 3, 1, 2)).requires_grad_()
+    ty = by_paper(torch, leaves, tx)
+    ty.sin().sum().backward()
+    np.testing.assert_allclose(y, ty.detach().permute(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_allclose(dx, tx.grad.permute(0, 2, 3, 1), atol=1e-4)
+    for name, gradient in flat(ours["params"]).items():
+        np.testing.assert_allclose(gradient, leaves[name].grad, atol=1e-4, rtol=1e-4)
+
+
+def test_map_attention_is_the_identity_at_first():
+    layer, _, x = make_map()
+    y, variables = layer.init_with_output(RNG, x)
+    np.testing.assert_array_equal(y, x)
+    assert variables["params"]["sigma"].shape == () and variables["params"]["query"].keys() == {
+        "kernel"
+    }
+
+
+def test_map_attention_gives_its_kernels_to_the_hook():
+    layer, variables, x = make_map()
+    twice = MapAttention(reparam=lambda _, kernel: 2 * kernel)
+    params = variables["params"]
+    doubled = jax.tree.map(lambda w: 2 * w if w.ndim else w, params)
+    expected = layer.apply({"params": doubled}, x)
+    np.testing.assert_allclose(twice.apply(variables, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_map_attention_in_bfloat16():
+    layer, variables, x = make_map()
+    y = MapAttention(dtype=jnp.bfloat16).apply(variables, jnp.asarray(x, jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    exact = layer.apply(variables, jnp.asarray(x, jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.05 * np.abs(exact).max())

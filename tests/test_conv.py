@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
 from aigc_jax.errors import UserError
 from aigc_jax.layers.conv import (
     Conv,
+    ConvDownsample,
     ConvTranspose,
+    Dense,
     UpsampleConv,
     conv,
+    conv_downsample,
     conv_transpose,
     reflect_pad,
     upsample_conv,
@@ -288,6 +292,78 @@ def test_upsample_conv(side):
     assert_near(value_and_vjp(upsample_conv, ct)(x, w), value_and_vjp(repeat_then_conv, ct)(x, w))
 
 
+# height, width, channels, features: wide, from RGB, and of one pixel
+HALVED = [(8, 6, 12, 7), (4, 8, 3, 20), (2, 2, 5, 36)]
+
+
+def conv_then_mean(x, w):
+    y = plain((None, 3, 1, 1, 1, None, None), x, w)
+    b, h, w, c = y.shape
+    return y.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+@pytest.mark.parametrize("shape", HALVED)
+def test_conv_downsample_equals_torchs_convolution_and_pooling(shape):
+    functional = pytest.importorskip("torch.nn.functional")
+    *side, channels, features = shape
+    x, w = random(0, 2, *side, channels), random(1, 3, 3, channels, features)
+    ct = random(2, 2, side[0] // 2, side[1] // 2, features)
+    tx, tw = torch_image(x), torch_kernel(w)
+    ty = functional.avg_pool2d(functional.conv2d(tx, tw, padding=1), 2)
+    ty.backward(torch_image(ct))
+    assert_near(value_and_vjp(conv_downsample, ct)(x, w), from_torch(ty, tx, tw))
+
+
+@pytest.mark.parametrize("shape", HALVED)
+def test_conv_downsample_and_its_gradients_of_two_orders(shape):
+    *side, channels, features = shape
+    x, w = random(0, 2, *side, channels), small(random(1, 3, 3, channels, features))
+    ct = cotangent(conv_then_mean, x, w)
+    assert_near(value_and_vjp(conv_downsample, ct)(x, w), value_and_vjp(conv_then_mean, ct)(x, w))
+    assert_near(second(conv_downsample)(x, w), second(conv_then_mean)(x, w), 2e-5)
+
+
+def test_conv_downsample_is_the_adjoint_of_upsample_conv():
+    """A quarter of it, for a mean is a quarter of a sum: <up(x), y> = 4 <x, down(y)>."""
+    x, y, w = random(0, 2, 4, 3, 5), random(1, 2, 8, 6, 7), random(2, 3, 3, 5, 7)
+    up = jnp.sum(upsample_conv(x, w) * y)
+    down = jnp.sum(x * conv_downsample(y, w[::-1, ::-1].swapaxes(2, 3)))
+    np.testing.assert_allclose(up, 4 * down, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense_equals_linens(bias, dtype):
+    module = Dense(7, bias, dtype=dtype, bias_init=jax.nn.initializers.ones)
+    x, ct = random(0, 2, 4, 3, 12), random(1, 2, 4, 3, 7)
+    linens = nn.Dense(7, bias, dtype=dtype)
+    variables = module.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+        jnp.shape, linens.init(jax.random.key(0), x)
+    )
+    both = value_and_vjp(module.apply, ct)(variables, x)
+    assert both[0].dtype == (dtype or jnp.float32)
+    assert_near(both, value_and_vjp(linens.apply, ct)(variables, x), 1e-2 if dtype else 1e-5)
+
+
+@pytest.mark.parametrize("layer", [Conv, ConvTranspose, UpsampleConv, ConvDownsample, Dense])
+def test_hook_sees_the_layer_and_makes_the_kernel_it_uses(layer):
+    def reparam(module, kernel):
+        assert isinstance(module, layer) and kernel.dtype == jnp.float32
+        return kernel * module.variable("scales", "scale", lambda: jnp.full((), 3.0)).value
+
+    x = random(0, 2, 4, 6, 5)
+    module = layer(7, reparam=reparam, bias_init=jax.nn.initializers.ones)
+    y, variables = jax.jit(module.init_with_output)(jax.random.key(0), x)
+    assert variables["scales"]["scale"] == 3
+    params = variables["params"]
+    expected = layer(7).apply({"params": params | {"kernel": 3 * params["kernel"]}}, x)
+    assert_near(y, expected)
+    half = module.clone(dtype=jnp.bfloat16).apply(variables, x)
+    assert half.dtype == jnp.bfloat16
+    assert_near(half, expected, 2e-2)
+
+
 @forms
 def test_second_derivatives(name):
     x, w = operands(CONVS[name], batch=2)
@@ -371,6 +447,10 @@ def test_pmap():
         (ConvTranspose(16), (4, 4, 16, 12), (2, 16, 16, 16)),
         (ConvTranspose(16, 3, 1, 0), (3, 3, 16, 12), (2, 10, 10, 16)),
         (UpsampleConv(16), (3, 3, 12, 16), (2, 16, 16, 16)),
+        (ConvDownsample(16), (3, 3, 12, 16), (2, 4, 4, 16)),
+        (ConvDownsample(16, use_bias=False), (3, 3, 12, 16), (2, 4, 4, 16)),
+        (Dense(16), (12, 16), (2, 8, 8, 16)),
+        (Dense(16, use_bias=False), (12, 16), (2, 8, 8, 16)),
     ],
 )
 def test_module_parameters(module, kernel, output):
@@ -394,7 +474,13 @@ def test_module_uses_its_bias_and_dtypes():
 
 @pytest.mark.parametrize(
     ("module", "fan_in"),
-    [(Conv(256), 9 * 64), (Conv(256, groups=4), 9 * 16), (UpsampleConv(256), 9 * 64)],
+    [
+        (Conv(256), 9 * 64),
+        (Conv(256, groups=4), 9 * 16),
+        (UpsampleConv(256), 9 * 64),
+        (ConvDownsample(256), 9 * 64),
+        (Dense(256), 64),
+    ],
 )
 def test_initial_scale(module, fan_in):
     kernel = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 64)))["params"]["kernel"]
@@ -425,6 +511,10 @@ def test_initial_scale_of_the_transpose():
         (lambda: reflect_pad(jnp.zeros((1, 3, 8, 4)), 3), "border of 3 mirrored pixels"),
         (lambda: upsample_conv(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 3, 8))), r"\(3, 3, 4"),
         (lambda: upsample_conv(jnp.zeros((1, 8, 8, 4)), jnp.zeros((4, 4, 4, 8))), r"\(3, 3, 4"),
+        (lambda: conv_downsample(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 3, 8))), r"\(3, 3, 4"),
+        (lambda: conv_downsample(jnp.zeros((1, 8, 8, 4)), jnp.zeros((4, 4, 4, 8))), r"\(3, 3, 4"),
+        (lambda: conv_downsample(jnp.zeros((1, 7, 8, 4)), jnp.zeros((3, 3, 4, 8))), "must be even"),
+        (lambda: conv_downsample(jnp.zeros((1, 8, 7, 4)), jnp.zeros((3, 3, 4, 8))), "must be even"),
         (
             lambda: Conv(8, groups=3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 4))),
             "groups=3 must divide",

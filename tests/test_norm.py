@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aigc_jax.errors import UserError
-from aigc_jax.layers.norm import BatchNorm, InstanceNorm
+from aigc_jax.layers.norm import BatchNorm, ConditionalBatchNorm, InstanceNorm
 
 CHANNELS = 6
 
@@ -201,6 +201,116 @@ def test_groups_must_divide_the_batch():
     with pytest.raises(UserError, match="3 groups do not divide a batch of 8") as error:
         run(BatchNorm(), variables(), images(0), groups=3)
     assert "\n" not in str(error.value)
+
+
+# ---- scales and biases of each example ----
+
+
+def affine(seed=5, batch=8):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=(batch, CHANNELS)).astype(np.float32) for _ in range(2))
+
+
+def by_hand(x, scale, bias, own, groups):
+    """Each sub-batch by its moments, then the layer's scales and biases, then the example's."""
+    wide = lambda v: v.reshape(-1, 1, 1, CHANNELS)  # noqa: E731
+    rows = jnp.stack([x[k::groups] for k in range(groups)], 1)
+    mean = rows.mean((0, 2, 3), keepdims=True)
+    var = jnp.square(rows - mean).mean((0, 2, 3), keepdims=True)
+    y = ((rows - mean) / jnp.sqrt(var + 1e-5)).reshape(x.shape)
+    return (y * wide(scale) + wide(bias)) * wide(own[0]) + wide(own[1])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_own_scales_and_biases_equal_the_formula(groups):
+    values, x, ct, own = variables(), images(0), images(1), affine()
+
+    def ours(params, x, own):
+        now = {**values, "params": params}
+        return run(BatchNorm(), now, x, groups=groups, affine=own)[0]
+
+    def formula(params, x, own):
+        return by_hand(x, params["scale"], params["bias"], own, groups)
+
+    def both(f):
+        y, pullback = jax.vjp(f, values["params"], x, own)
+        return y, pullback(ct)
+
+    close(jax.jit(lambda: both(ours))(), jax.jit(lambda: both(formula))(), 1e-4)
+    plain = run(BatchNorm(), values, x, groups=groups)[1]
+    close(run(BatchNorm(), values, x, groups=groups, affine=own)[1], plain)  # statistics
+
+
+def conditional():
+    """Variables of the layer for vectors (8, 5), and those."""
+    rng = np.random.default_rng(3)
+    kernels = {
+        name: {"kernel": rng.normal(size=(5, CHANNELS)).astype(np.float32)}
+        for name in ("gain", "bias")
+    }
+    stats = {"mean": rng.normal(size=CHANNELS), "var": rng.uniform(0.5, 2, CHANNELS)}
+    stats = jax.tree.map(np.float32, stats)
+    values = {"params": kernels, "batch_stats": {"BatchNorm_0": stats}}
+    return values, rng.normal(size=(8, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_conditional_batch_norm_equals_torchs_times_gains(train):
+    """BN(x) * (1 + G c) + B c, with PyTorch's BN, and all gradients."""
+    torch = pytest.importorskip("torch")
+    (values, vector), x, ct = conditional(), images(0), images(1)
+    norm = ConditionalBatchNorm()
+
+    def f(params, x, vector):
+        now = {**values, "params": params}
+        return norm.apply(now, x, vector, train=train, mutable=["batch_stats"])
+
+    y, pullback, updates = jax.vjp(f, values["params"], x, vector, has_aux=True)
+    gradients = pullback(jnp.asarray(ct))
+    twin = torch.nn.BatchNorm2d(CHANNELS, affine=False).train(train)
+    stats = values["batch_stats"]["BatchNorm_0"]
+    twin.running_mean.copy_(torch.tensor(stats["mean"]))
+    twin.running_var.copy_(torch.tensor(stats["var"]))
+    leaf = lambda a: torch.tensor(a).requires_grad_()  # noqa: E731
+    gain, bias = (leaf(values["params"][name]["kernel"]) for name in ("gain", "bias"))
+    tx, tv = to_torch(x).requires_grad_(), leaf(vector)
+    wide = lambda a: a[:, :, None, None]  # noqa: E731
+    ty = twin(tx) * (1 + wide(tv @ gain)) + wide(tv @ bias)
+    ty.backward(to_torch(ct))
+    close(y, from_torch(ty))
+    kernels = {"gain": {"kernel": gain.grad.numpy()}, "bias": {"kernel": bias.grad.numpy()}}
+    close(gradients, (kernels, from_torch(tx.grad), tv.grad.numpy()), 1e-4)
+    after = {"mean": twin.running_mean.numpy(), "var": twin.running_var.numpy()}
+    close(updates["batch_stats"]["BatchNorm_0"], after)
+
+
+def test_conditional_batch_norm_of_zeros_is_the_plain_one():
+    (values, vector), x = conditional(), images(0)
+    plain, _ = BatchNorm(use_scale=False, use_bias=False).init_with_output(
+        jax.random.key(0), x, train=True
+    )
+    zeros = {**values, "params": jax.tree.map(np.zeros_like, values["params"])}
+    close(run(ConditionalBatchNorm(), zeros, x, vector=vector)[0], plain, 1e-6)
+    close(run(ConditionalBatchNorm(), values, x, vector=0 * vector)[0], plain, 1e-6)
+
+
+def test_conditional_batch_norm_on_eight_devices():
+    (values, vector), x = conditional(), images(0)
+    y, stats = run(ConditionalBatchNorm(), values, x, vector=vector)
+    over = lambda x, c: run(ConditionalBatchNorm(axis_name="data"), values, x, vector=c)  # noqa: E731
+    on_eight, found = jax.pmap(over, axis_name="data")(x[:, None], vector[:, None])
+    close(on_eight[:, 0], y)
+    close(jax.tree.map(lambda a: a[0], found), stats)
+
+
+def test_conditional_batch_norm_in_bfloat16():
+    (values, vector), x = conditional(), images(0)
+    norm = ConditionalBatchNorm(dtype=jnp.bfloat16)
+    y, stats = run(norm, values, jnp.asarray(x, jnp.bfloat16), vector=vector)
+    assert y.dtype == jnp.bfloat16
+    assert {a.dtype for a in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+    exact, _ = run(ConditionalBatchNorm(), values, x, vector=vector)
+    close(y.astype(jnp.float32), exact, 5e-2)
 
 
 # ---- instance norm ----

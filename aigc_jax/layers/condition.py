@@ -264,8 +264,10 @@ def ways(condition: str, network: str, known: tuple[str, ...]) -> tuple[str, ...
     return parts
 
 
-def check_label(condition: Condition) -> None:
-    """UserError for a text, of a network that reads labels."""
+def check_label(condition: Condition, num_classes: int = 0) -> None:
+    """UserError for a text, of a network that reads labels; ValueError for none of `num_classes`."""
+    if num_classes and condition is None:
+        raise ValueError(f"This network is conditional on {num_classes} classes: pass a label.")
     if isinstance(condition, Text):
         raise UserError("This network reads labels, not texts: take fusion_gan or fusion_vae.")
 

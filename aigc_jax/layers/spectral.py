@@ -35,7 +35,8 @@ def normalized(module: nn.Module, kernel: Array, *, train: bool, iterations: int
 
     def begin() -> Array:
         u = jax.random.normal(module.make_rng("params"), matrix.shape[1:])
-        return _iterate(fixed, u, _AT_FIRST)[0]
+        # A loop: unrolled, the first state of a whole network would compile twice as long.
+        return lax.fori_loop(0, _AT_FIRST, lambda _, u: _iterate(fixed, u, 1)[0], u)
 
     kept = module.variable("spectral", "u", begin)
     u, v = _iterate(fixed, kept.value, iterations)

@@ -36,6 +36,7 @@ _DISCRIMINATORS = {
     256: (1, 2, 4, 8, 8, 16, 16),
 }
 _IN_LOGITS = ("concat", "projection")
+_WAYS = (*_IN_LOGITS, "auxiliary")
 
 
 def widths(image_size: int, width: int) -> list[int]:
@@ -162,6 +163,7 @@ def synthesis(network: nn.Module, x: Array, vectors: list[Array | None], kit: Ki
       (B, S, S, channels) float32 in [-1, 1].
     """
     first, *features = widths(network.image_size, network.width)
+    _check_attention(network, [8 << i for i in range(len(features))])
     block = nn.remat(UpBlock) if network.remat else UpBlock
     x = kit.linear(16 * first)(x).reshape(-1, 4, 4, first)
     for i, (width, vector) in enumerate(zip(features, vectors, strict=True)):
@@ -178,6 +180,8 @@ def analysis(network: nn.Module, x: Array, kit: Kit) -> Array:
     table = _of_size(_DISCRIMINATORS, network.image_size)
     # 32 pixels and below end at 8 and 4 with two blocks that keep the size, above at 4 with one.
     halvings = 2 if network.image_size <= 32 else len(table) - 1
+    # A generator's last map may attend to itself; here the image itself does not.
+    _check_attention(network, [network.image_size >> i for i in range(halvings + 1)])
     for i, times in enumerate(table):
         x = block(network.width * times, i < halvings, i == 0, kit, name=f"block{i}")(x)
         if x.shape[1] == network.attention and i < halvings:
@@ -189,10 +193,7 @@ def judged(
     network: nn.Module, x: Array, label: Array | None, groups: int, train: bool, pool: str = "sum"
 ) -> Array:
     """A discriminator's call: images and labels -> logits, see `resnet_gan.Discriminator`."""
-    told, parts = (
-        ways(network.condition, "discriminator", (*_IN_LOGITS, "auxiliary")),
-        kit(network, train),
-    )
+    told, parts = ways(network.condition, "discriminator", _WAYS), kit(network, train)
     told = told if label is not None else ()
     _check_told(told, label, groups, len(x))
     if "concat" in told:
@@ -217,6 +218,15 @@ def for_each_of(
     """`for_each` of several arrays with the same labels."""
     pairs = [for_each(x, label, groups) for x in arrays]
     return tuple(x for x, _ in pairs), pairs[0][1]
+
+
+def _check_attention(network: nn.Module, sides: list[int]) -> None:
+    if network.attention and network.attention not in sides:
+        known = ", ".join(map(str, sides))
+        raise UserError(
+            f"No map of this network has the side {network.attention} that its `attention` says: "
+            f"take one of {known}, or 0 for none."
+        )
 
 
 def _pooled(x: Array, pool: str) -> Array:

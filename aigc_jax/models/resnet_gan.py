@@ -56,7 +56,7 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: Array, label: Array | None = None, *, train: bool) -> Array:
         """z (B, latent_dim) ~ N(0, 1), label (B,) int32 -> (B, S, S, channels) in [-1, 1]."""
-        check_label(label)
+        check_label(label, self.num_classes)
         told = ways(self.condition, "generator", ("concat", "batch_norm"))
         z, vector = z.astype(self.dtype), None
         if label is not None and "batch_norm" in told:
@@ -98,5 +98,5 @@ class Discriminator(nn.Module):
         The batch interleaves `groups` sub-batches (example i is of sub-batch i % groups), which
         share their k labels each.
         """
-        check_label(label)
+        check_label(label, self.num_classes)
         return judged(self, x, label, groups, train, self.pool)
