@@ -19,7 +19,7 @@ SETS = {
     "cifar10": {
         "config": "cifar10_dcgan:cpu", "judge": "cifar10_classifier", "split": "train[:10%]",
         "diffaugment": "color,translation,cutout",
-        "fields": {"ada.kimg": 100.0, "num_train_steps": 10_000},
+        "fields": {"ada.kimg": 100.0},
     },
     "mnist": {
         "config": "mnist_dcgan", "judge": "mnist_classifier", "split": "train[:1000]",

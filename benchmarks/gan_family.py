@@ -1,9 +1,9 @@
-"""The GAN family on CIFAR-10 after some minutes of a CPU core each, read by one classifier.
+"""The GAN family on MNIST, 32x32, after some minutes of a CPU core each, read by one classifier.
 
     AIGC_DATA_DIR=... python benchmarks/gan_family.py [NAME ...] [--train_only]
 
-Trains by the command line what isn't trained yet (an interrupted run continues): the `:cpu` presets
-of the family's configs. The classifier of `cifar10_classifier` reads 10,000 samples of each: their
+Trains by the command line what isn't trained yet (an interrupted run continues): the `:mnist` presets
+of the family's configs. The classifier of `mnist_classifier` reads 10,000 samples of each: their
 Frechet distance to the 10,000 test images in its features, precision, recall and coverage, and how
 many are read as the class that they were asked to be. Writes `samples.png` into --workdir, two rows
 a member.
@@ -35,7 +35,7 @@ def trained(name: str, folder: Path) -> float:
     """Processor minutes that the training of a run took, all launches; trains it if need be."""
     record = folder / f"{name}.json"
     if not record.exists():
-        config = "cifar10_classifier" if name == "judge" else f"cifar10_{name}:cpu"
+        config = "mnist_classifier" if name == "judge" else f"cifar10_{name}:mnist"
         flags = [f"--config={config}", f"--workdir={folder / name}"]
         if name != "judge":
             flags += [f"--config.eval.extractor={(folder / 'judge').absolute()}"]
@@ -55,7 +55,7 @@ def training_images(folder: Path) -> dict:
     """The same of 10,000 training images in place of samples."""
     out = folder / "training_images.json"
     if not out.exists():
-        sides = "--real=tfds:cifar10/test", "--fake=tfds:cifar10/train[:10000]"
+        sides = "--real=tfds:mnist/test", "--fake=tfds:mnist/train[:10000]"
         extractor = f"--extractor={folder / 'judge'}"
         command("evaluate", *sides, extractor, f"--metrics={METRICS}", f"--json={out}")
     return json.loads(out.read_text())

@@ -265,7 +265,7 @@ def ways(condition: str, network: str, known: tuple[str, ...]) -> tuple[str, ...
 
 
 def check_label(condition: Condition, num_classes: int = 0) -> None:
-    """UserError for a text, of a network that reads labels; ValueError for none of `num_classes`."""
+    """UserError for a text, of a network that reads labels; ValueError for none of its classes."""
     if num_classes and condition is None:
         raise ValueError(f"This network is conditional on {num_classes} classes: pass a label.")
     if isinstance(condition, Text):
