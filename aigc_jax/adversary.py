@@ -38,6 +38,8 @@ from aigc_jax.models.classifier import stages
 from aigc_jax.parallel import axis_size, interleave, pmean, psum
 from aigc_jax.types import Array, Metrics, PyTree
 
+_KEPT = ["batch_stats", "spectral"]  # of a discriminator, besides its parameters
+
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
@@ -284,7 +286,7 @@ def generator_loss(
 ) -> Array:
     """The loss () that the discriminator gives images `fake`, unweighted."""
     apply, images = adversary.discriminator.apply, _beside(condition, fake)
-    logits, _ = apply(state.variables, images, train=True, mutable=["batch_stats"])
+    logits, _ = apply(state.variables, images, train=True, mutable=_KEPT)
     return adversary.loss.generator(logits)
 
 
@@ -334,7 +336,7 @@ def _update(
             images,
             train=True,
             groups=2,
-            mutable=["batch_stats"],
+            mutable=_KEPT,
         )
         logits = logits.reshape(len(real), 2, -1)
         logits_real, logits_fake = logits[:, 0], logits[:, 1]

@@ -96,6 +96,12 @@ class Checkpoints:
         with self.naming_a_full_disk():
             self._manager.save(step, args=args, metrics=(metrics or {}) if self._best_fn else None)
 
+    @property
+    def steps(self) -> list[int]:
+        """Of all that are saved, in their order."""
+        self.wait()
+        return sorted(self._manager.all_steps())
+
     def discard(self, step: int) -> None:
         """Deletes a checkpoint, once it is all on the disk."""
         self.wait()

@@ -138,7 +138,7 @@ def default() -> ConfigDict:
             "frozen": {},  # name -> workdir of networks that are used and not trained
             "on_nonfinite": "stop",  # stop | skip (keep the old state for that step)
             # When a GAN collapses or diverges: warn | stop | rollback, to the last checkpoint
-            # before the trouble with a smaller learning rate, `rollback.times` times at most.
+            # before the trouble with a smaller learning rate, `rollback.times` times a launch.
             "on_collapse": "warn",
             "rollback": {"factor": 0.5, "times": 3},
             "log_every": 50,
@@ -208,6 +208,8 @@ def validate(config: ConfigDict) -> None:
     _one_of(config, "parallel", ("pmap", "jit", "fsdp"))
     _one_of(config, "dtype", ("float32", "bfloat16", "float16"))
     _one_of(config, "on_nonfinite", ("stop", "skip"))
+    if config.ema.get("standing", 0) < 0:
+        raise UserError(f"config.ema.standing is {config.ema.standing}: it must be at least 0.")
     _check_calming(config)
     fields = ("image_size", "batch_size", "num_train_steps", "d_steps", "steps_per_dispatch")
     counts = {field: config[field] for field in fields} | {
@@ -424,7 +426,14 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
     before = _flat(default().to_dict())
     old |= {name: value for name, value in before.items() if name in new and name not in old}
     old, new = ({k: _listed(v) for k, v in side.items()} for side in (old, new))
-    scheduled = new.get("optimizer.schedule", "constant") != "constant"
+    for side in (old, new):  # neither changes a step
+        if side.get("on_collapse") == "stop":
+            side["on_collapse"] = "warn"
+    scheduled = not new.get("optimizer.decay_steps") and (
+        new.get("optimizer.schedule", "constant") != "constant"
+        or new.get("optimizer.b2_end") is not None
+        or new.get("penalty_end", 1.0) != 1.0
+    )
     return [
         f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted({**old, **new})

@@ -12,7 +12,15 @@ from aigc_jax.types import Batch
 
 
 class NonFiniteError(UserError):
-    """A run has left the finite numbers."""
+    """A run has left the finite numbers.
+
+    Attributes:
+      step: at which it was seen.
+    """
+
+    def __init__(self, line: str, step: int) -> None:
+        super().__init__(line)
+        self.step = step
 
 
 class History:
@@ -87,5 +95,6 @@ def nonfinite(step: int, name: str, value: Any, last_good: int | None) -> NonFin
     )
     return NonFiniteError(
         f"Step {step}: {name} is {value}; {last} checkpoint. Lower the learning rate, or "
-        "go on past such steps with --config.on_nonfinite=skip."
+        "go on past such steps with --config.on_nonfinite=skip.",
+        step,
     )

@@ -311,6 +311,13 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         raise UserError(f"The processes can't be joined: {line}") from error
 
 
+def from_lead(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Numbers as the process has them that writes logs. All call it alike."""
+    if jax.process_count() == 1:
+        return values
+    return tuple(map(float, multihost_utils.broadcast_one_to_all(np.asarray(values))))
+
+
 def is_lead() -> bool:
     """Whether this is the process that prints and writes logs."""
     return jax.process_index() == 0

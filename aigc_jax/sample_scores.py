@@ -62,7 +62,6 @@ class SampleScores:
         # What they are made of, images or captions, is the held-out examples' own.
         self._follows = self._translates or configured.reads_captions(config)
         self._sampler = sampling.Sampler(method, spec, layout)
-        self._settled = functools.partial(runs.settled, method, spec)
         self._baselines = {}
         if hasattr(method, "baselines"):
             made = functools.partial(_baseline, method, spec)
@@ -72,7 +71,7 @@ class SampleScores:
 
     def __call__(self, state: Any, rng: Any) -> Evaluation:
         """The scores of a state that lies as the layout places it, each after its baselines'."""
-        real, found, state = self._reference, {}, self._settled(state)
+        real, found = self._reference, {}
         for name, images in self._baselines.items():
             seen = self._seen_baseline(name, functools.partial(images, state, rng))
             found |= {f"{name}_{metric}": score for metric, score in self._scores(seen).items()}

@@ -4,6 +4,7 @@ Two numbers stand in one column only where they were measured alike: the same ne
 protocol, precision, real images and number of images on both sides.
 """
 
+import contextlib
 import datetime
 import json
 import math
@@ -100,6 +101,18 @@ def append(
     torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
     with path.open("a") as file:
         file.write("\n" * torn + json.dumps(record) + "\n")
+
+
+def rewind(workdir: str | Path, step: int) -> None:
+    """Drops the records after a step, from which the run goes on."""
+    path = Path(workdir) / SCORES
+    if not path.exists():
+        return
+    with contextlib.suppress(UserError):
+        kept = [record for record in read(workdir) if record["step"] <= step]
+        new = path.with_suffix(".new")
+        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        new.replace(path)
 
 
 def read(workdir: str | Path) -> list[dict]:

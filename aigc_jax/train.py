@@ -50,7 +50,7 @@ def run(
     method, workdir = methods.load(config.method), Path(workdir)
     layout = parallel.layout(config.parallel)
     parallel.check_batch_size(config.batch_size, layout)
-    from_source, class_names, reader = batches is None, (), None
+    from_source, class_names, reader, can_go_back = batches is None, (), None, True
     if from_source:
         if (workdir / "tokenizer.json").is_file():
             config = config.copy_and_resolve_references()
@@ -58,7 +58,13 @@ def run(
         config, stream = configured.training(config)
         class_names, reader = stream.class_names, stream.reader
     else:
+        can_go_back = callable(batches)
         stream = _as_stream(batches)
+        if config.get("on_collapse") == "rollback" and not can_go_back:
+            raise UserError(
+                "config.on_collapse=rollback goes back in the batches: pass a function from a step "
+                "to them, or set it to stop."
+            )
     # The first batch gives the shapes; a stream that can't go back must not lose it.
     batches = iter(stream(0))
     first = next(batches, None)
@@ -77,21 +83,19 @@ def run(
     except AttributeError as error:  # ConfigDict's, with a suggestion
         line = " ".join(str(error).split())
         raise UserError(f"The method {config.method!r} misses a field: {line}") from error
-    if config.get("d_augment") and not hasattr(spec, "augment"):
-        raise UserError(
-            f"config.d_augment is for the method gan: {config.method} has no discriminator that "
-            "sees augmented images. Leave it out, or take config.augment."
-        )
+    _check_taken(config, spec)
     chain = _chain(config, method, layout, first, from_source and stream.placed)
     loop = _Loop(config, workdir, method, spec, layout, first, class_names, reader, chain)
 
+    peeked = [itertools.chain([first], batches)]  # whose first gave the shapes
+
     def rest(step: int) -> Iterator[Batch]:
-        again = batches if step == 0 else iter(stream(step))
-        if again is batches:
-            return itertools.chain([first], batches)
-        if hasattr(batches, "close"):
-            batches.close()  # it has given the shapes
-        return again
+        begun = peeked.pop() if peeked else None
+        if begun is not None and (step == 0 or not can_go_back):
+            return begun
+        if begun is not None and hasattr(batches, "close"):
+            batches.close()
+        return iter(stream(step))
 
     def evaluator() -> evaluate.Evaluator | None:
         if not from_source:
@@ -101,6 +105,21 @@ def run(
         return evaluate.Evaluator(config, method, spec, layout, cache=workdir / "reference")
 
     return loop.run(rest, evaluator)
+
+
+def _check_taken(config: ConfigDict, spec: Any) -> None:
+    """UserError for fields of a GAN's that another method would leave unheeded."""
+    if config.get("d_augment") and not hasattr(spec, "augment"):
+        raise UserError(
+            f"config.d_augment is for the method gan: {config.method} has no discriminator that "
+            "sees augmented images. Leave it out, or take config.augment."
+        )
+    for name in ("accumulate", "penalty_end", "regularizers", "remat"):
+        plain = configs.default()[name]
+        if config.get(name, plain) != plain and not hasattr(spec, "regularizers"):
+            raise UserError(
+                f"config.{name} is for the method gan, not {config.method}: leave it out."
+            )
 
 
 def _chain(
@@ -237,16 +256,23 @@ class _Loop:
     ) -> Any:
         compiled = self._compiled(state)
         while True:
-            self.state = state  # the newest, for who looks at it after trouble
+            self.state, trouble = state, None  # the newest, for who looks at it after trouble
             try:
                 return self._steps(compiled, state, start, stream(start))
-            except (TroubleError, NonFiniteError) as trouble:
+            except (TroubleError, NonFiniteError) as error:
                 if not self.watch.rolls_back:
                     raise
-                back = self.watch.back(trouble, shapes, self.checkpoints)
-                state, start = back or (self.layout.place_state(init()), 0)
-                state = self.layout.place_state(self.watch.calmed(state, self.state))
-                self.writers.rewind(start)
+                trouble = error.with_traceback(None)
+            rate = self.watch.calmer(self.state)
+            state = self.state = None  # its memory is needed
+            back, line = self.watch.back(trouble, shapes, self.checkpoints)
+            self._say(f"Warning: {line}")
+            state, start = back or (self.layout.place_state(init()), 0)
+            state = self.layout.place_state(self.method.calmed(state, rate))
+            self.writers.rewind(start)
+            if self.lead:
+                scores.rewind(self.workdir, start)
+            self.watch.remember(read_metrics(self.workdir))
 
     def _compiled(self, state: Any) -> dict[int, Callable]:
         """The step, and the step of several batches, by their number."""
@@ -345,6 +371,7 @@ class _Loop:
 
     def _evaluate(self, state: Any, step: int) -> dict[str, float]:
         try:
+            state = runs.settled(self.method, self.spec, state) if self.evaluator else state
             found = self.evaluator and self.evaluator(state, self.rng)
         except UserError as error:  # such as no held-out images; what was trained is worth keeping
             self._say(f"Not evaluated: {error}")

@@ -2,11 +2,11 @@
 
     AIGC_DATA_DIR=... python benchmarks/gan_family.py [NAME ...] [--train_only]
 
-Trains by the command line what isn't trained yet (an interrupted run continues): the `:mnist` presets
-of the family's configs. The classifier of `mnist_classifier` reads 10,000 samples of each: their
-Frechet distance to the 10,000 test images in its features, precision, recall and coverage, and how
-many are read as the class that they were asked to be. Writes `samples.png` into --workdir, two rows
-a member.
+Trains by the command line what isn't trained yet (an interrupted run continues): the `:mnist`
+presets of the family's configs. The classifier of `mnist_classifier` reads 10,000 samples of
+each: their Frechet distance to the 10,000 test images in its features, precision, recall and
+coverage, and how many are read as the class that they were asked to be. Writes `samples.png` into
+--workdir, two rows a member.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def command(*arguments: str) -> float:
 
 
 def trained(name: str, folder: Path) -> float:
-    """Processor minutes that the training of a run took, all launches; trains it if need be."""
+    """Processor minutes of the launch that ended a run's training; trains it if need be."""
     record = folder / f"{name}.json"
     if not record.exists():
         config = "mnist_classifier" if name == "judge" else f"cifar10_{name}:mnist"
@@ -40,7 +40,13 @@ def trained(name: str, folder: Path) -> float:
         if name != "judge":
             flags += [f"--config.eval.extractor={(folder / 'judge').absolute()}"]
             flags += [f"--config.eval.metrics={METRICS}"]
-        record.write_text(json.dumps({"minutes": command("train", *flags)}))
+        minutes = command("train", *flags)
+        from aigc_jax import runs
+
+        run = runs.load(folder / name)
+        if run.step < run.config.num_train_steps:
+            raise SystemExit(f"{name} was stopped at step {run.step}: the same command continues.")
+        record.write_text(json.dumps({"minutes": minutes}))
     return json.loads(record.read_text())["minutes"]
 
 

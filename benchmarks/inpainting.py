@@ -1,7 +1,7 @@
 """Holes filled by what needs no training, by latent search, and by trained networks.
 
     AIGC_DATA_DIR=... python benchmarks/inpainting.py --judge runs/cifar10_classifier \\
-        --search runs/cifar10_dcgan --workdir runs/cifar10_inpaint runs/bsd_inpaint
+        --search runs/cifar10_dcgan_cpu --workdir runs/cifar10_inpaint runs/bsd_inpaint
 
 CIFAR-10's test images (32x32, colour), and crops of BSD68 (64x64, grey), under free-form masks that
 are the same at each call. A run fills all of them, of whatever size it was trained on; a search

@@ -2,7 +2,8 @@
 
 The recipe of Kang et al. 2022 (width 96, hierarchical latents; the paper's FID on CIFAR-10 is
 14.7). Published: FID 8.0 (10,000 test images), 4.2 (50,000 training images), 100,000 steps of 5
-updates of D in 12.8 hours on a TITAN RTX; 28.6 after 10,000, 14.9 after 20,000. `:mnist` is narrower, for digits: some minutes on a CPU core.
+updates of D in 12.8 hours on a TITAN RTX; 28.6 after 10,000, 14.9 after 20,000. `:mnist` is
+narrower, for digits: some minutes on a CPU core.
 
 ```
 aigc train --config=configs/cifar10_biggan.py

@@ -1,7 +1,8 @@
 """R3GAN (Huang et al. 2024), the modern baseline: relativistic pairing, R1 and R2, no tricks.
 
 Published: FID 1.96 (50,000 samples and training images), 250,000,000 images, 4 days on 8 L40. There
-what D sees is cut out too, and colours change half as often; else the recipe is the paper's.
+what D sees is cut out too, colours change half as often, the average's half-life grows along a
+cosine, and the large maps are bfloat16; else the recipe is the paper's.
 `:hour` is made to be useful after an hour on a GPU; `:mnist` is narrower, for digits: some minutes
 on a CPU core.
 

@@ -2,7 +2,8 @@
 
 The recipe of Kang et al. 2022 for 32 pixels (the paper's is for ImageNet at 128, two time scales,
 1e-4 and 4e-4, one update of D). Published: FID 14.0 (10,000 test images), 10.4 (50,000 training
-images), 100,000 steps of 5 updates of D in 9.3 hours on a TITAN RTX. `:mnist` is narrower, for digits: some minutes on a CPU core.
+images), 100,000 steps of 5 updates of D in 9.3 hours on a TITAN RTX. `:mnist` is narrower, for
+digits: some minutes on a CPU core.
 
 ```
 aigc train --config=configs/cifar10_sagan.py

@@ -2,7 +2,8 @@
 
 Published: inception score 8.62, FID 17.5 (5,000 samples), 50,000 steps of 5 updates of D, with
 twice G's batches; FID 13.3 (10,000 test images) after 100,000 steps in 9.4 hours on a TITAN RTX
-(Kang et al. 2022). On the way there: 43.6 after 2,000 steps, 25.6 after 10,000. `:mnist` is narrower, for digits: some minutes on a CPU core.
+(Kang et al. 2022). On the way there: 43.6 after 2,000 steps, 25.6 after 10,000. `:mnist` is
+narrower, for digits: some minutes on a CPU core.
 
 ```
 aigc train --config=configs/cifar10_sngan.py

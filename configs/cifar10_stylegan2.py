@@ -2,7 +2,8 @@
 
 Published: FID 2.42 (50,000 samples and training images), inception score 10.14, after 100,000,000
 images; 6.96 without augmentation. On the way there (Kang et al. 2022, two GPUs): 41 after 640,000
-images in 1.8 hours, 9.9 after 2,560,000 in 8.6. `:mnist` is narrower, for digits: some minutes on a CPU core.
+images in 1.8 hours, 9.9 after 2,560,000 in 8.6. `:mnist` is narrower, for digits: some minutes on a
+CPU core.
 
 The rates of both networks and their b2 are 0.0025 and 0.99 corrected for what is done only every 4
 or 16 steps (Karras et al. 2020b, appendix B), as there in G even without path lengths.

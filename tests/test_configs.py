@@ -228,3 +228,42 @@ def test_a_config_comes_back_from_its_json():
     again = configs.from_json(config.to_json_best_effort())
     assert configs.differences(config.to_dict(), again.to_dict()) == []
     assert len(jax.tree.leaves(again.to_dict())) == len(jax.tree.leaves(config.to_dict()))
+
+
+FAMILY = ("dcgan", "wgan_gp", "sngan", "sagan", "biggan", "stylegan2", "r3gan")
+PRESETS = [(name, preset) for name in FAMILY for preset in ("", "mnist")]
+
+
+@pytest.mark.parametrize(("name", "preset"), [*PRESETS, ("dcgan", "cpu"), ("r3gan", "hour")])
+def test_the_family_and_its_presets_can_be_built(name, preset):
+    """Networks, optimizers and regularizers, to the state's shapes; nothing is computed."""
+    config = configs.load(f"cifar10_{name}" + (f":{preset}" if preset else ""))
+    configs.validate(config)
+    config.channels = 1 if preset == "mnist" else 3
+    config.num_classes = 0 if config.task == "generate" else 10
+    method = methods.load(config.method)
+    spec = method.from_config(config)
+    size = (2, 32, 32, config.channels)
+    batch = {"image": np.zeros(size, np.float32), "label": np.zeros(2, np.int32)}
+    state = jax.eval_shape(functools.partial(method.init_state, spec), jax.random.key(0), batch)
+    images = jax.eval_shape(
+        functools.partial(method.sample, spec), state, jax.random.key(0), {"index": np.arange(2)}
+    )
+    assert images.shape == size
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_family_scales_with_the_image(name):
+    config = configs.load(f"cifar10_{name}")
+    method = methods.load(config.method)
+    config.channels, config.num_classes = 3, 0 if config.task == "generate" else 10
+    for size in (64, 128, 256):
+        config.image_size = size
+        spec = method.from_config(config)
+        shape = (2, size, size, 3)
+        batch = {"image": np.zeros(shape, np.float32), "label": np.zeros(2, np.int32)}
+        init = functools.partial(method.init_state, spec)
+        state = jax.eval_shape(init, jax.random.key(0), batch)
+        told = {"index": np.arange(2)}
+        draw = functools.partial(method.sample, spec)
+        assert jax.eval_shape(draw, state, jax.random.key(0), told).shape == shape

@@ -68,8 +68,9 @@ def test_the_distance_against_its_best():
     assert watch.beside_best({"eval_fid": 6.0}) == {"eval_fid_over_best": 1.5}
     assert watch.look(1000, {}, {"eval_fid": 6.0}) is None
     assert watch.beside_best({"eval_fid": 2.0}) == {"eval_fid_over_best": 1.0}
+    assert watch.look(1100, {}, {"eval_fid": 2.0}) is None
     with pytest.raises(TroubleError, match=r"is 4\.5, and was 2 at its best"):
-        watch.look(1000, {}, {"eval_fid": 4.5})
+        watch.look(1200, {}, {"eval_fid": 4.5})
     assert collapse.fallen_back(3.9, 2.0) is None
 
 
@@ -103,28 +104,52 @@ def checkpoints(folder, *steps):
 
 
 def test_back_is_the_last_checkpoint_then_the_one_before(tmp_path):
-    watch, trouble = make("rollback", factor=0.5, times=3), TroubleError("Step 25: bad.")
+    watch, trouble = make("rollback", factor=0.5, times=3), TroubleError("Step 25: bad.", 25)
     shapes = jax.eval_shape(lambda: small(0))
     with checkpoints(tmp_path, 10, 20) as kept:
-        for expected in (20, 10, None):
-            restored = watch.back(trouble, shapes, kept)
+        for expected, place in ((20, "step 20"), (10, "step 10"), (None, "the beginning")):
+            restored, line = watch.back(trouble, shapes, kept)
             assert (restored and restored[1]) == expected
+            assert f"Step 25: bad. Back to {place}, with learning rates 0.5 times" in line
+            if expected == 20:  # on the way to the same trouble it is saved anew
+                kept.save(22, small(22))
         with pytest.raises(UserError, match=r"Step 25: bad\. It was taken back as often as"):
             watch.back(trouble, shapes, kept)
         assert kept.latest_step is None
 
 
-def test_a_checkpoint_after_the_one_it_was_taken_to_is_a_new_chance(tmp_path):
+def test_a_later_trouble_is_a_new_one(tmp_path):
     watch, shapes = make("rollback"), jax.eval_shape(lambda: small(0))
     with checkpoints(tmp_path, 10) as kept:
-        assert watch.back(TroubleError("x"), shapes, kept)[1] == 10
+        assert watch.back(TroubleError("x", 15), shapes, kept)[0][1] == 10
         kept.save(20, small(20))
-        assert watch.back(TroubleError("x"), shapes, kept)[1] == 20
+        assert watch.back(TroubleError("x", 25), shapes, kept)[0][1] == 20
 
 
-def test_calmed_goes_on_from_the_rate_in_trouble():
-    watch = make("rollback", factor=0.5)
-    calm = watch.calmed(small(10), small(25, scale=0.5))
+def test_what_an_evaluation_sees_began_after_the_last_fine_one(tmp_path):
+    """Though checkpoints were saved in between; those are discarded."""
+    watch, shapes = make("rollback"), jax.eval_shape(lambda: small(0))
+    assert watch.look(20, {}, {"eval_fid": 3.0}) is None
+    with pytest.raises(TroubleError) as error, checkpoints(tmp_path, 10, 20, 30) as kept:
+        watch.look(40, {}, {"eval_fid": 7.0})
+    assert (error.value.step, error.value.before) == (40, 20)
+    with Checkpoints(tmp_path, kept.layout) as kept:
+        assert watch.back(error.value, shapes, kept)[0][1] == 20
+        assert kept.steps == [10, 20]
+
+
+def test_only_what_is_left_is_remembered():
+    watch = make("stop")
+    watch.remember([{"step": 10, "eval_fid": 40.0}, {"step": 20, "eval_fid": 10.0}])
+    with pytest.raises(TroubleError):
+        watch.look(30, {}, {"eval_fid": 40.0})
+    watch.remember([])  # taken back to the beginning
+    assert watch.look(10, {}, {"eval_fid": 40.0}) is None
+
+
+def test_rates_go_on_from_the_one_in_trouble():
+    assert make("rollback", factor=0.5).calmer(small(25, scale=0.5)) == 0.25
+    calm = gan.calmed(small(10), 0.25)
     assert int(calm.step) == 10 and float(calm.extras["lr_scale"]) == 0.25
 
 
@@ -144,7 +169,7 @@ def wild(policy, **rollback):
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_a_wild_run_is_taken_back_and_ends_well(tmp_path, caplog):
+def test_a_wild_run_is_taken_back_and_ends_well(tmp_path, capsys):
     state = train.run(wild("rollback", factor=1e-33, times=2), tmp_path)
     assert int(state.step) == 6
     np.testing.assert_allclose(state.extras["lr_scale"], 1e-33, rtol=1e-5)
@@ -152,7 +177,36 @@ def test_a_wild_run_is_taken_back_and_ends_well(tmp_path, caplog):
     rows = read_metrics(tmp_path)
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[-1]["lr_scale"] == pytest.approx(1e-33)
-    assert "Back to the beginning, with learning rates 1e-33 times as large" in caplog.text
+    assert (
+        "Back to the beginning, with learning rates 1e-33 times as large" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_the_same_batches_come_again(tmp_path):
+    """After a resumed run is taken back to the beginning, too."""
+    config, begun = wild("rollback", factor=1e-33), []
+    config.channels, config.num_classes, config.optimizer.lr = 1, 10, 1e-3
+
+    def batches(step):
+        begun.append(step)
+        while True:
+            rng = np.random.default_rng(step)
+            image = rng.uniform(-1, 1, (8, 16, 16, 1)).astype(np.float32)
+            image[:] = np.nan if step == 4 and begun.count(0) < 3 else image
+            label = rng.integers(0, 10, 8).astype(np.int32)
+            yield {"image": image, "label": label, "index": np.arange(8, dtype=np.int32)}
+            step += 1
+
+    config.num_train_steps = 3
+    config.checkpoint_every = 0
+    train.run(config, tmp_path, batches)  # saved at its end, step 3
+    config.num_train_steps = 6
+    state = train.run(config, tmp_path, batches)
+    assert begun[-2:] == [3, 0] or begun[-1] == 0
+    assert int(state.step) == 6
+    with pytest.raises(UserError, match="pass a function from a step"):
+        train.run(config, tmp_path / "other", iter(batches(0)))
 
 
 @pytest.mark.usefixtures("compiled_once")

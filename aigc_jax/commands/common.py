@@ -9,6 +9,10 @@ from aigc_jax.errors import UserError
 # What a command does with its arguments, and with those that argparse doesn't know.
 Runner = Callable[[argparse.Namespace, list[str]], None]
 
+TRUNCATION_HELP = (
+    "latents within +- this, or of stylegan2 styles so far from their mean, 1 all the way: "
+    "less variety, more quality"
+)
 STEP_HELP = "of the checkpoint (default: the newest)"
 KEEP_HELP = (
     "keep those that pass: confidence(p) of the judge in the label that was asked, realism(r), "

@@ -4,7 +4,14 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from aigc_jax.commands.common import KEEP_HELP, STEP_HELP, TILE_HELP, Runner, check_numbers
+from aigc_jax.commands.common import (
+    KEEP_HELP,
+    STEP_HELP,
+    TILE_HELP,
+    TRUNCATION_HELP,
+    Runner,
+    check_numbers,
+)
 from aigc_jax.errors import UserError
 
 _KNOBS = ("truncation", "temperature", "top_k", "guidance")
@@ -23,7 +30,7 @@ def add_sample(parser: argparse.ArgumentParser) -> Runner:
     add("--label", type=int, help="their class (default: each in turn)")
     add("--text", action="append", default=[], help="what they show; several: each in turn")
     add("--seed", type=int, default=0)
-    add("--truncation", type=float, help="keep latents within +- this: less variety, more quality")
+    add("--truncation", type=float, help=TRUNCATION_HELP)
     add("--temperature", type=float, help="of what is drawn; below 1: less variety")
     add("--top_k", type=int, help="draw each code from the k likeliest")
     add("--guidance", type=float, help="how much beyond its condition an image goes (none: 0)")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from aigc_jax.commands.common import STEP_HELP, Runner, check_numbers, check_parent
+from aigc_jax.commands.common import STEP_HELP, TRUNCATION_HELP, Runner, check_numbers, check_parent
 from aigc_jax.errors import UserError
 
 _PATH_HELP = "a folder or zip of images, an .npz of uint8 images, tfds:NAME/SPLIT, or a run"
@@ -129,7 +129,7 @@ def add_neighbors(parser: argparse.ArgumentParser) -> Runner:
     add("--out", default="neighbors.png", metavar="FILE", help="x.png: samples, each with the 4")
     add("--num", type=int, default=1000, help="samples (default: 1000)")
     add("--seed", type=int, default=0, help="of the samples")
-    add("--truncation", type=float, help="keep latents within +- this")
+    add("--truncation", type=float, help=TRUNCATION_HELP)
     add("--json", metavar="FILE", help="write the numbers there")
     add("--step", type=int, help=STEP_HELP)
     return _neighbors

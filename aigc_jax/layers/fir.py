@@ -1,6 +1,6 @@
 """Sizes changed and images smoothed by the filter (1, 3, 3, 1) along both axes, zeros around.
 
-As in StyleGAN2 (Karras et al. 2020), whose CUDA kernel this needs not: a few shifted sums. Its
+As in StyleGAN2 (Karras et al. 2020b), whose CUDA kernel this needs not: a few shifted sums. Its
 cousins in `resample` mirror or repeat the border.
 """
 

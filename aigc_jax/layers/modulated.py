@@ -1,4 +1,4 @@
-"""Convolutions whose weights a style scales (Karras et al. 2020, section 2.2)."""
+"""Convolutions whose weights a style scales (Karras et al. 2020b, section 2.2)."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ def lecam(real: Array, fake: Array, mean_real: Array, mean_fake: Array) -> Array
 
 
 def path_lengths(synthesis: Callable[[Array], Array], ws: Array, noise: Array) -> Array:
-    """How far images move by their styles: |J^T y| for random images y (Karras et al. 2020, eq. 4).
+    """How far images move with their styles: |J^T y| for random y (Karras et al. 2020b, eq. 4).
 
     Args:
       synthesis: ws -> images.
@@ -41,16 +41,17 @@ def path_lengths(synthesis: Callable[[Array], Array], ws: Array, noise: Array) -
 def orthogonal(params: PyTree) -> Array:
     """The sum over kernels W (-1, O) of |W^T W|^2 off the diagonal (Brock et al. 2019, eq. 3).
 
-    Vectors, such as biases, and what is called `shared` or `projection`, embeddings, are left out.
+    Kernels are the leaves of that name, but those of embeddings, layers called `shared` or
+    `projection`. Of transposed convolutions O is what goes in.
     """
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    kernels = [x for path, x in leaves if x.ndim > 1 and not _is_embedding(path)]
+    kernels = [x for path, x in leaves if _is_kernel(path)]
     return sum((_off_diagonal(x) for x in kernels), jnp.zeros(()))
 
 
-def _is_embedding(path: tuple) -> bool:
-    names = {getattr(key, "key", None) for key in path}
-    return bool(names & {"shared", "projection"})
+def _is_kernel(path: tuple) -> bool:
+    names = [getattr(key, "key", None) for key in path]
+    return names[-1] == "kernel" and not {*names} & {"shared", "projection"}
 
 
 def _off_diagonal(kernel: Array) -> Array:

@@ -70,7 +70,7 @@ def followed(
     if "ada_p" not in extras:
         return extras
     if not gan.ada.every:
-        shown = examples * axis_size(gan.axis_name) * (step + 1)
+        shown = (step.astype(jnp.float32) + 1) * (examples * axis_size(gan.axis_name))
         p = optim.annealed(shown, 0.0, gan.ada.p, max(1, round(1000 * gan.ada.kimg)))
         return extras | {"ada_p": p}
     total = extras["ada_sign"] + metrics["d_sign"]

@@ -27,7 +27,7 @@ class Regularizers(NamedTuple):
       consistency_latent: of D's logits of images whose latents are close, zCR (section 3.2).
       latent_push: how much G is to make such images differ.
       latent_noise: the distance of their latents, a deviation.
-      path_length: of the lengths by which images move with their styles (Karras et al. 2020, 3.2).
+      path_length: of the lengths by which images move with their styles (Karras et al. 2020b, 3.2).
       path_every: steps between them, each then weighing as many.
       path_decay: of their mean, each time.
       orthogonal: of G's kernels off orthogonality (Brock et al. 2019, eq. 3).
@@ -128,7 +128,7 @@ def consistency(
       keys: (B,), also used elsewhere.
     """
     weights, terms = gan.regularizers, {}
-    moved = [_moved(x, keys, use) for use, x in enumerate(pairs)]
+    moved = [_moved(x, keys, use) for use, x in enumerate(pairs)] if _asks(weights) else []
     if weights.consistency_fake:
         again = separate(judge(interleave(*moved), condition, 2), 2)
         terms["consistency"], terms["consistency_fake"] = map(_squares, again, logits)
@@ -137,6 +137,10 @@ def consistency(
     if weights.consistency_latent:
         terms["consistency_latent"] = _squares(judge(near, condition, 1), logits[1])
     return sum((getattr(weights, name) * x for name, x in terms.items()), 0.0), terms
+
+
+def _asks(weights: Regularizers) -> bool:
+    return bool(weights.consistency or weights.consistency_fake)
 
 
 def _squares(a: Array, b: Array) -> Array:
@@ -196,6 +200,11 @@ def _path(
 ) -> tuple[Any, Metrics]:
     """The gradient of the path lengths, of half of the images, every `path_every` steps."""
     weights, wanted = gan.regularizers, state.extras["path_length"]
+    if gan.axis_name is not None and len(z) % 2:
+        raise UserError(
+            f"Path lengths are of half of the images, and a device has {len(z)}: take a "
+            "config.batch_size that is even on each device."
+        )
     half = jax.tree.map(lambda x: x[::2], (z, condition, keys))
 
     def loss_fn(params: Any) -> tuple[Array, Array]:

@@ -204,7 +204,7 @@ def _penalties(
 
 
 def update_g(gan: Any, state: Any, part: Part, made: Made | None) -> tuple[Any, Metrics]:
-    """The state after an update of G by the images that D has just seen, and metrics.
+    """The state after an update of G, by the images that D has just seen unless made here.
 
     Args:
       made: see `update_d`.

@@ -75,7 +75,9 @@ def realism(gan: Any, state: Any, images: Array, batch: Batch) -> Array:
     if gan.palette:
         raise UserError("A run of label maps can't judge pictures.")
     condition = condition_of(gan, batch, slice(None))
-    logits = gan.discriminator.apply(state.d, images, condition, train=False)
+    # Each image by itself: statistics of a minibatch would tell of the others.
+    judge = models.changed(gan.discriminator, mbstd_group=1) or gan.discriminator
+    logits = judge.apply(state.d, images, condition, train=False)
     beside = (0.0,) if gan.loss.relativistic else ()
     return -jax.vmap(lambda logit: gan.loss.generator(logit, *beside))(logits)
 
@@ -101,17 +103,18 @@ def weights(state: Any) -> Any:
 def settle(gan: Any, state: Any) -> Any:
     """The state with standing statistics in what `weights` gives (Brock et al. 2019, appendix D).
 
-    The running statistics of batch norm become means over `gan.standing` batches of 64 images of
-    these very weights, labels drawn evenly. The state as it is with `standing` 0 or without such
-    statistics.
+    Running statistics, batch norm's and the mean style, become means over `gan.standing` batches of
+    64 images of these very weights, labels drawn evenly. The state as it is with `standing` 0, or
+    without such statistics.
     """
     variables = weights(state)
     if not gan.standing or "batch_stats" not in variables:
         return state
-    settled = {**variables, "batch_stats": jax.jit(partial(_standing, gan))(variables)}
+    settled = {**variables, "batch_stats": _standing(gan, variables)}
     return state.replace(g=settled) if state.ema is None else state.replace(ema=settled)
 
 
+@partial(jax.jit, static_argnums=0)
 def _standing(gan: Any, variables: Any) -> Any:
     """The means over batches of what the generator's running statistics follow."""
     network = models.changed(gan.generator, axis_name=None) or gan.generator

@@ -128,7 +128,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CUT:
     return CUT(
         generator=generator,
         head=PatchHead(config.head_features, dtype=jnp.dtype(config.dtype)),
-        g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
+        g_tx=optim.optimizer(
+            config.optimizer,
+            config.num_train_steps,
+            lr=config.generator.lr,
+            b2=config.generator.get("b2"),
+        ),
         head_tx=optim.optimizer(config.optimizer, config.num_train_steps),
         adversary=judge,
         nce_weight=config.nce_weight,

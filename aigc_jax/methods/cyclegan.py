@@ -101,7 +101,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> CycleGAN:
     judge = adversary.required(config, axis_name, "CycleGAN")
     return CycleGAN(
         generator=domains.generator(config, axis_name),
-        g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
+        g_tx=optim.optimizer(
+            config.optimizer,
+            config.num_train_steps,
+            lr=config.generator.lr,
+            b2=config.generator.get("b2"),
+        ),
         adversary=judge,
         cycle_weights=tuple(config.cycle_weights),
         identity_weight=config.identity_weight,

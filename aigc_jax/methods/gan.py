@@ -56,6 +56,7 @@ __all__ = [
     "from_config",
     "init_state",
     "latents",
+    "lr_scale",
     "preview",
     "realism",
     "sample",
@@ -70,7 +71,7 @@ class State(struct.PyTreeNode):
 
     Attributes:
       step: () int32, updates of G so far.
-      g, d: variables of the networks: {"params": ..., "batch_stats": ...}.
+      g, d: variables of the networks: {"params": ..., "batch_stats": ..., "spectral": ...}.
       g_opt, d_opt: optimizer states.
       ema: moving average of g, parameters and statistics both; None when it is off.
       frozen: variables of networks that are used and not trained.
@@ -99,7 +100,7 @@ class GAN:
       num_classes: 0 for unconditional.
       d_steps: updates of D per update of G.
       gradient_penalty, r1, r2: weights of the penalties on D.
-      penalty_every: steps between them, each then weighing as many (Karras et al. 2020, B).
+      penalty_every: steps between them, each then weighing as many (Karras et al. 2020b, B).
       penalty_end, penalty_steps: what share of their weights is left after so many steps, along
         half a cosine.
       regularizers: weights of more.
@@ -177,6 +178,11 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
     check(ada)
     if config.ema.get("standing") and config.get("vocabulary"):
         raise UserError("config.ema.standing is of labels, not of texts: set it to 0.")
+    if config.get("remat") and not all(
+        models.knows(config[name], role, "remat")
+        for name, role in (("generator", "Generator"), ("discriminator", "Discriminator"))
+    ):
+        raise UserError("config.remat: one of these networks has no blocks; set it to False.")
     if palette and {*policies} & {"color", "ada"}:
         raise UserError(
             "config.d_augment recolours, and label maps have no colours: take 'translation,cutout'."
@@ -278,8 +284,9 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
 
     Returns:
       the new state and scalars: losses, mean logits, how often D puts a real image above the
-      generated one beside it, gradient norms, and the diversity of the generated images relative
-      to the real ones (1: as varied, 0: collapsed).
+      generated one beside it, gradient norms, the diversity of the generated images relative to
+      the real ones (1: as varied, 0: collapsed), each penalty and regularizer in use (0 at steps
+      that leave it out), and what the extras hold that changes.
     """
     rng = jax.random.fold_in(rng, state.step)
     by_update = jax.tree.map(lambda x: jnp.stack(separate(x, gan.d_steps)), dict(batch))
@@ -301,8 +308,11 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
     rates = gan.ema_half_life, gan.ema_ramp_up
     ema = optim.averaged(state.ema, state.g, state.step, total, *rates)
     extras = followed(gan, state.extras, state.step, metrics, len(batch["image"]))
-    metrics |= {name: x for name, x in extras.items() if name in ("ada_p", "lr_scale")}
+    metrics |= {name: x for name, x in extras.items() if name in _TOLD}
     return state.replace(step=state.step + 1, ema=ema, extras=extras), metrics
+
+
+_TOLD = ("ada_p", "lr_scale", "path_length")  # of the extras, in the metrics
 
 
 def _part(gan: GAN, batch: Batch, rng: Array, k: Array | int) -> Part:
@@ -313,10 +323,14 @@ def _part(gan: GAN, batch: Batch, rng: Array, k: Array | int) -> Part:
     return Part(images, told(gan, batch, slice(None), keys), keys, label)
 
 
-def calmed(state: State, than: State, factor: float) -> State:
-    """The state with learning rates `factor` times those of another, to which it is rolled back."""
-    scale = than.extras["lr_scale"] * factor
-    return state.replace(extras={**state.extras, "lr_scale": scale})
+def lr_scale(state: State) -> Array:
+    """() by how much learning rates have been made smaller, of a GAN with `rollback`."""
+    return state.extras["lr_scale"]
+
+
+def calmed(state: State, scale: float) -> State:
+    """The state with learning rates `scale` times those of the config."""
+    return state.replace(extras={**state.extras, "lr_scale": jnp.float32(scale)})
 
 
 diagnose, collapsed = collapse.diagnose, collapse.collapsed

@@ -106,7 +106,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Pix2Pix:
         raise UserError("config.keep_luma is for colour images: set config.channels to 3.")
     return Pix2Pix(
         generator=domains.generator(config, axis_name),
-        g_tx=optim.optimizer(config.optimizer, config.num_train_steps, lr=config.generator.lr),
+        g_tx=optim.optimizer(
+            config.optimizer,
+            config.num_train_steps,
+            lr=config.generator.lr,
+            b2=config.generator.get("b2"),
+        ),
         adversary=adversary.from_config(config, axis_name),
         l1_weight=config.l1_weight,
         keep_luma=config.keep_luma,

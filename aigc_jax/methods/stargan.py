@@ -103,12 +103,15 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> StarGAN:
         axis_name=axis_name,
     )
     tx = functools.partial(optim.optimizer, config.optimizer)
+    own = lambda name: {k: config[name].get(k) for k in ("lr", "b2")}  # noqa: E731
     steps = config.num_train_steps
     return StarGAN(
         generator=models.build(config.generator, "Generator", **common),
         discriminator=models.build(config.discriminator, "Discriminator", **common),
-        g_tx=tx(steps, lr=config.generator.lr),
-        d_tx=tx(steps * config.d_steps, lr=config.discriminator.lr),
+        g_tx=tx(steps, **own("generator")),
+        d_tx=tx(
+            steps * config.d_steps, lr=config.discriminator.lr, b2=config.discriminator.get("b2")
+        ),
         num_classes=config.num_classes,
         d_steps=config.d_steps,
         gradient_penalty=config.gradient_penalty,

@@ -37,6 +37,12 @@ def build(config: ConfigDict, role: str, **common: Any) -> nn.Module:
     return crf_generator.around(_module(config.name, role, fields, common), crf, common)
 
 
+def knows(config: ConfigDict, role: str, field: str) -> bool:
+    """Whether the module `role` of the family `config.name` has that field."""
+    module = plugins.find(sys.modules[__name__], "model", config.name)
+    return field in {each.name for each in dataclasses.fields(getattr(module, role))}
+
+
 def _module(family: str, role: str, fields: dict[str, Any], common: dict[str, Any]) -> nn.Module:
     module = plugins.find(sys.modules[__name__], "model", family)
     if not hasattr(module, role):

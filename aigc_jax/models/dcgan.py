@@ -23,8 +23,10 @@ _normal = scaled_normal(0.02)
 def _num_layers(image_size: int) -> int:
     """How many 4x4 stride-2 layers lie between 4x4 and the image."""
     layers = image_size.bit_length() - 3
-    if image_size not in (16, 32, 64, 128):
-        raise UserError(f"dcgan can't make images of size {image_size}: take 16, 32, 64 or 128.")
+    if image_size not in (16, 32, 64, 128, 256):
+        raise UserError(
+            f"dcgan can't make images of size {image_size}: take 16, 32, 64, 128 or 256."
+        )
     return layers
 
 
@@ -32,7 +34,7 @@ class Generator(nn.Module):
     """Latents -> images.
 
     Attributes:
-      image_size: 16, 32, 64 or 128. UserError otherwise.
+      image_size: 16, 32, 64, 128 or 256. UserError otherwise.
       channels: of the image.
       latent_dim: of z.
       width: channels of the last hidden layer; each layer before has twice as many.

@@ -1,4 +1,4 @@
-"""StyleGAN2 (Karras et al. 2020), with the details of its form for CIFAR-10 (Karras et al. 2020b).
+"""StyleGAN2 (Karras et al. 2020b), with the details of its form for CIFAR-10 (the same 2020a).
 
 A mapping network turns a latent into styles w, which modulate every convolution of the synthesis
 network; that begins with a learned constant, adds noise to every map, and sums what its sizes say
@@ -92,7 +92,7 @@ def _one_hot(label: Array | None, num_classes: int) -> Array:
 
 
 class Layer(nn.Module):
-    """Modulated convolution, noise, bias, activation (Karras et al. 2020, figure 2)."""
+    """Modulated convolution, noise, bias, activation (Karras et al. 2020b, figure 2)."""
 
     features: int
     up: bool = False
