@@ -90,11 +90,11 @@ def all_finite(tree: Any) -> jax.Array:
 
 def nonfinite(step: int, name: str, value: Any, last_good: int | None) -> NonFiniteError:
     """What to tell of the first metric that isn't finite; `last_good` is a checkpoint's step."""
-    last = (
-        "there is no checkpoint yet" if last_good is None else f"step {last_good} is the last good"
-    )
+    last = "there is no checkpoint yet"
+    if last_good is not None:
+        last = f"step {last_good} is the last good checkpoint"
     return NonFiniteError(
-        f"Step {step}: {name} is {value}; {last} checkpoint. Lower the learning rate, or "
+        f"Step {step}: {name} is {value}; {last}. Lower the learning rate, or "
         "go on past such steps with --config.on_nonfinite=skip.",
         step,
     )

@@ -260,9 +260,14 @@ def scan_steps(step: Callable) -> Callable:
     return steps
 
 
-def check_batch_size(batch_size: int, layout: Layout) -> None:
-    """Raises UserError unless every device gets the same number of examples."""
+def check_batch_size(batch_size: int, layout: Layout, parts: int = 1) -> None:
+    """Raises UserError unless every device gets the same number of examples, in so many parts."""
     n = len(layout.devices)
+    if batch_size % n == 0 and batch_size % (n * parts):
+        raise UserError(
+            f"batch_size = {batch_size} can't be taken in config.accumulate = {parts} parts on "
+            f"each of {n} devices: take a multiple of {n * parts}."
+        )
     if batch_size % n:
         raise UserError(
             f"batch_size = {batch_size} can't be divided over {n} devices: "

@@ -49,7 +49,7 @@ def run(
     configs.validate(config)
     method, workdir = methods.load(config.method), Path(workdir)
     layout = parallel.layout(config.parallel)
-    parallel.check_batch_size(config.batch_size, layout)
+    parallel.check_batch_size(config.batch_size, layout, config.get("accumulate", 1))
     from_source, class_names, reader, can_go_back = batches is None, (), None, True
     if from_source:
         if (workdir / "tokenizer.json").is_file():

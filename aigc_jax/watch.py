@@ -124,7 +124,7 @@ class Watch:
         if not self._left:
             raise UserError(
                 f"{trouble} It was taken back as often as config.rollback.times allows: lower "
-                "config.optimizer.lr."
+                "config.optimizer.lr, or the networks' own."
             ) from trouble
         self._left -= 1
         last = getattr(trouble, "before", None)

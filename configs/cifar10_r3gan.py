@@ -24,8 +24,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.flip = True
     config.image_size = 32
     config.method = "gan"
-    config.generator = ConfigDict({"name": "r3gan", "width": 768, "blocks": 2, "latent_dim": 64})
-    config.discriminator = ConfigDict({"name": "r3gan", "width": 768, "blocks": 2})
+    config.generator = ConfigDict(
+        {"name": "r3gan", "width": 768, "blocks": 2, "latent_dim": 64, "condition": "concat"}
+    )
+    config.discriminator = ConfigDict(
+        {"name": "r3gan", "width": 768, "blocks": 2, "condition": "projection"}
+    )
     config.loss = "relativistic"
     config.r1 = config.r2 = 0.05
     config.penalty_end = 0.1

@@ -6,7 +6,8 @@ images in 1.8 hours, 9.9 after 2,560,000 in 8.6. `:mnist` is narrower, for digit
 CPU core.
 
 The rates of both networks and their b2 are 0.0025 and 0.99 corrected for what is done only every 4
-or 16 steps (Karras et al. 2020b, appendix B), as there in G even without path lengths.
+or 16 steps (Karras et al. 2020b, appendix B), as there in G even without path lengths. They are
+the networks' own, `generator.lr` and `discriminator.lr`, so that `optimizer.lr` is of no use here.
 
 ```
 aigc train --config=configs/cifar10_stylegan2.py
@@ -33,6 +34,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "latent_dim": 512,
             "w_dim": 512,
             "mapping_layers": 2,
+            "condition": "style",
+            "style_mixing": 0.0,
             "lr": 0.0025 * 4 / 5,
             "b2": 0.99 ** (4 / 5),
         }
@@ -44,6 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "channel_base": 32768,
             "architecture": "orig",
             "mapping_layers": 8,
+            "condition": "projection",
             "mbstd_group": 32,
             "lr": 0.0025 * 16 / 17,
             "b2": 0.99 ** (16 / 17),

@@ -23,9 +23,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "generate"
     config.image_size = 32
     config.method = "gan"
-    config.generator = ConfigDict({"name": "resnet_gan", "width": 32, "latent_dim": 128})
+    config.generator = ConfigDict(
+        {"name": "resnet_gan", "width": 32, "latent_dim": 128, "condition": "batch_norm"}
+    )
     config.discriminator = ConfigDict(
-        {"name": "resnet_gan", "width": 64, "spectral": False, "pool": "mean"}
+        {
+            "name": "resnet_gan",
+            "width": 64,
+            "spectral": False,
+            "pool": "mean",
+            "condition": "projection",
+        }
     )
     config.loss = "wasserstein"
     config.gradient_penalty = 10.0

@@ -176,6 +176,9 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> GAN:
     policies = parse(config.get("d_augment", ""))
     ada = Ada(**config.get("ada", {}))
     check(ada)
+    for name in ("gradient_penalty", "r1", "r2", "penalty_end"):
+        if config.get(name, 0.0) < 0:
+            raise UserError(f"config.{name} is {config[name]}: it must be at least 0.")
     if config.ema.get("standing") and config.get("vocabulary"):
         raise UserError("config.ema.standing is of labels, not of texts: set it to 0.")
     if config.get("remat") and not all(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+_LOWER = "Lower config.optimizer.lr (or the networks' own)"
 _BEGUN = 300  # in its first steps a generator makes one grey image, which is no collapse yet
 
 
@@ -30,12 +31,17 @@ def collapsed(step: int, metrics: Mapping[str, float]) -> str | None:
     if metrics["diversity"] < 0.1:
         return (
             f"generated images are {metrics['diversity']:.0%} as varied as real ones: "
-            "mode collapse. Lower config.optimizer.lr or raise config.r1."
+            f"mode collapse. {_LOWER} or raise config.r1."
+        )
+    if metrics["diversity"] > 2.5:
+        return (
+            f"generated images are {metrics['diversity']:.1f} times as varied as real ones: the "
+            f"generator makes noise. {_LOWER}."
         )
     norms = {name: metrics[name] for name in ("g_grad_norm", "d_grad_norm")}
     if max(norms.values()) > 1e4:
         name = max(norms, key=norms.get)
-        return f"{name} is {norms[name]:.3g}: gradients explode. Lower config.optimizer.lr."
+        return f"{name} is {norms[name]:.3g}: gradients explode. {_LOWER}."
     return None
 
 

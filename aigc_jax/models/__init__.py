@@ -48,6 +48,9 @@ def _module(family: str, role: str, fields: dict[str, Any], common: dict[str, An
     if not hasattr(module, role):
         raise UserError(f"Model {family!r} has no {role}.")
     cls = getattr(module, role)
+    for key in ("width", "blocks", "chunk", "latent_dim", "w_dim"):
+        if isinstance(fields.get(key, 1), int) and fields.get(key, 1) < 1:
+            raise UserError(f"{role} {family!r} has a {key} of {fields[key]}: take at least 1.")
     known = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
     for key in fields.keys() - known:
         raise UserError(f"{role} {family!r} has no field {key!r}.{did_you_mean(key, known)}")
