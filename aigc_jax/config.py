@@ -1,4 +1,4 @@
-"""The shared defaults every config starts from, and the checks that turn a wrong one into a line.
+"""The shared defaults every config starts from; configs read, overridden and compared.
 
 A config file defines `get_config(arg="")`, calls `default()`, sets what differs and returns it.
 `--config=configs/x.py:smoke` passes the argument `smoke`: see `finish`.
@@ -6,7 +6,6 @@ A config file defines `get_config(arg="")`, calls `default()`, sets what differs
 
 import importlib.util
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,25 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from aigc_jax.config_checks import RESTORING, flat, validate
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.types import Batch
+
+__all__ = [
+    "FREE_FIELDS",
+    "RESTORING",
+    "default",
+    "differences",
+    "find",
+    "finish",
+    "from_json",
+    "load",
+    "of_run",
+    "override",
+    "resolve",
+    "run_name",
+    "validate",
+]
 
 # Fields that may change when a run is continued: they don't alter what a step computes (the
 # number of steps does where a schedule spans them: see `differences`).
@@ -40,9 +56,6 @@ FREE_FIELDS = frozenset(
 
 # Fields that older runs have under other names.
 _RENAMED = {"label_dropout": "conditioning.dropout"}
-
-# Tasks with damaged images and their truth.
-RESTORING = ("restore", "inpaint")
 
 
 def default() -> ConfigDict:
@@ -203,102 +216,6 @@ def finish(config: ConfigDict, arg: str = "", **presets: Mapping[str, Any]) -> C
     return config
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UserError for values that no run can work with."""
-    _one_of(config, "parallel", ("pmap", "jit", "fsdp"))
-    _one_of(config, "dtype", ("float32", "bfloat16", "float16"))
-    _one_of(config, "on_nonfinite", ("stop", "skip"))
-    if config.ema.get("standing", 0) < 0:
-        raise UserError(f"config.ema.standing is {config.ema.standing}: it must be at least 0.")
-    _check_calming(config)
-    fields = ("image_size", "batch_size", "num_train_steps", "d_steps", "steps_per_dispatch")
-    counts = {field: config[field] for field in fields} | {
-        "accumulate": config.get("accumulate", 1)
-    }
-    for field, count in (counts | {"eval.nll_samples": config.eval.nll_samples}).items():
-        if count < 1:
-            raise UserError(f"config.{field} is {count}: it must be at least 1.")
-    _check_taught(config)
-    _one_of(config, "eval.best_mode", ("min", "max"))
-    _one_of(config, "eval.precision", ("highest", "high", "default"))
-    _one_of(config, "eval.direction", ("a2b", "b2a"))
-    _check_crop(config)
-    _check_domains(config)
-    if config.eval.num_samples < 2 or config.eval.batch_size < 1:
-        raise UserError("config.eval.num_samples must be at least 2, eval.batch_size at least 1.")
-    fields = ("log_every", "sample_every", "checkpoint_every")
-    cadences = {field: config[field] for field in fields} | {"eval.every": config.eval.every}
-    for field, every in cadences.items():
-        if every < 0 or every % config.steps_per_dispatch:
-            raise UserError(
-                f"config.{field} is {every}: it must be a multiple of "
-                f"steps_per_dispatch = {config.steps_per_dispatch} (0: never)."
-            )
-
-
-def _check_calming(config: ConfigDict) -> None:
-    if config.get("on_collapse", "warn") == "warn":
-        return
-    _one_of(config, "on_collapse", ("warn", "stop", "rollback"))
-    if not 0 < config.rollback.factor < 1 or config.rollback.times < 1:
-        raise UserError("config.rollback.factor must be between 0 and 1, times at least 1.")
-    if config.on_nonfinite == "skip":
-        raise UserError(
-            "config.on_nonfinite=skip leaves config.on_collapse nothing to see: choose."
-        )
-
-
-def _check_taught(config: ConfigDict) -> None:
-    for name, value in config.get("conditioning", {}).items():
-        if not 0 <= value <= (1 if name != "auxiliary" else math.inf):
-            raise UserError(f"config.conditioning.{name} is {value}: it is out of range.")
-    if config.get("penalty_every", 1) < 1:
-        raise UserError(f"config.penalty_every is {config.penalty_every}: it must be at least 1.")
-
-
-def _check_crop(config: ConfigDict) -> None:
-    size = config.data.load_size
-    if size and size < config.image_size:
-        raise UserError(
-            f"config.data.load_size is {size}: images are cropped from it to image_size = "
-            f"{config.image_size}, so it must be at least that (0: no cropping)."
-        )
-
-
-def _check_domains(config: ConfigDict) -> None:
-    """That sources, task and what is said about them go together."""
-    domains = {f"{part}.{x}": config[part][x] for part in ("data", "eval") for x in "ab"}
-    a, b, unpaired = config.data.a, config.data.b, config.task == "unpaired"
-    if bool(a) != bool(b):
-        given, missing = ("data.a", "data.b") if a else ("data.b", "data.a")
-        raise UserError(
-            f"config.{given} is {a or b!r} and config.{missing} is empty: give both domains, "
-            "or neither."
-        )
-    if unpaired and not a:
-        raise UserError("The task 'unpaired' needs two domains: set config.data.a and data.b.")
-    named = [field for field, source in domains.items() if source]
-    if named and not unpaired:
-        raise UserError(
-            f"config.{named[0]} is {domains[named[0]]!r}, a domain of the task 'unpaired', and "
-            f"config.task is {config.task!r}: set config.task=unpaired, or leave the domain out."
-        )
-    if config.data.swap and config.task in ("generate", "label", "unpaired", *RESTORING):
-        other = "exchange data.a and data.b" if unpaired else "leave it out"
-        raise UserError(f"config.data.swap: the task {config.task!r} has no pairs: {other}.")
-    for domain in "ab" if unpaired else "":
-        if _names_split(config.data[domain]) and not config.eval[domain]:
-            raise UserError(
-                f"config.data.{domain} names its split, {config.data[domain]!r}: name in "
-                f"config.eval.{domain} the images to measure on."
-            )
-
-
-def _names_split(source: str) -> bool:
-    kind, _, place = source.partition(":")
-    return (kind == "tfds" and "/" in place) or (kind == "mnistm" and bool(place))
-
-
 def resolve(config: ConfigDict, batch: Batch) -> ConfigDict:
     """The config with what it leaves to the data (`channels`, `num_classes`) read off a batch.
 
@@ -367,7 +284,7 @@ def override(config: ConfigDict, argv: list[str]) -> ConfigDict:
     Raises:
       UserError: an unknown field or flag, or a value of the wrong type.
     """
-    values, known = flags.FlagValues(), _flat(config.to_dict())
+    values, known = flags.FlagValues(), flat(config.to_dict())
     for arg in argv:
         name = arg.removeprefix("--config.").split("=")[0]
         if arg.startswith("--config.") and name not in known:
@@ -421,9 +338,9 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
 
     A field that `old` hasn't, as it came later, has had its default all along.
     """
-    old, new = _flat(old), _flat(new)
+    old, new = flat(old), flat(new)
     old = {_RENAMED.get(name, name): value for name, value in old.items()}
-    before = _flat(default().to_dict())
+    before = flat(default().to_dict())
     old |= {name: value for name, value in before.items() if name in new and name not in old}
     old, new = ({k: _listed(v) for k, v in side.items()} for side in (old, new))
     for side in (old, new):  # neither changes a step
@@ -445,20 +362,6 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
 def _listed(value: Any) -> Any:
     """Tuples as a file has them."""
     return [_listed(x) for x in value] if isinstance(value, (list, tuple)) else value
-
-
-def _one_of(config: ConfigDict, field: str, values: tuple[str, ...]) -> None:
-    value = _flat(config.to_dict())[field]
-    if value not in values:
-        raise UserError(f"config.{field} is {value!r}.{did_you_mean(value, values)}")
-
-
-def _flat(tree: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        flat.update(_flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
-    return flat
 
 
 def _is_free(name: str) -> bool:

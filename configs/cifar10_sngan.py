@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.generator = ConfigDict(
         {"name": "resnet_gan", "width": 64, "latent_dim": 128, "condition": "batch_norm"}
     )
+    config.generator.initialization = "glorot"
     config.discriminator = ConfigDict(
         {"name": "resnet_gan", "width": 64, "spectral": True, "condition": "projection"}
     )
@@ -45,5 +46,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "eval.best": "", "sample_every": 200, "checkpoint_every": 200, "ema.half_life": 5000.0,
         "batch_size": 32, "generator.width": 8, "discriminator.width": 16, "d_steps": 1,
         "optimizer.lr": 5e-4, "num_train_steps": 1000,
+        "generator.initialization": "orthogonal",
     }  # fmt: skip
     return configs.finish(config, arg, mnist=mnist)

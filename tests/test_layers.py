@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 FLOORS = [
     {"types", "errors", "runtime", "tiles"},
-    {"parallel", "config", "plugins", "operations", "torch_weights"},
+    {"parallel", "config", "config_checks", "plugins", "operations", "torch_weights"},
     {"losses"},
     {"layers", "filters"},
     {"models"},
