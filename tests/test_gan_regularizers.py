@@ -182,6 +182,7 @@ def test_lazy_terms_come_when_they_are_due_and_compile_once():
         if step % 2 == 0:
             mean = 0.9 * mean + 0.1 * metrics["path_length"]
         np.testing.assert_allclose(state.extras["path_length"], mean, rtol=1e-5)
+        assert metrics["path_length_mean"] == state.extras["path_length"]
     assert run._cache_size() == 1
 
 

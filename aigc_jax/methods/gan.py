@@ -311,11 +311,12 @@ def train_step(gan: GAN, state: State, batch: Batch, rng: Array) -> tuple[State,
     rates = gan.ema_half_life, gan.ema_ramp_up
     ema = optim.averaged(state.ema, state.g, state.step, total, *rates)
     extras = followed(gan, state.extras, state.step, metrics, len(batch["image"]))
-    metrics |= {name: x for name, x in extras.items() if name in _TOLD}
+    metrics |= {_TOLD[name]: x for name, x in extras.items() if name in _TOLD}
     return state.replace(step=state.step + 1, ema=ema, extras=extras), metrics
 
 
-_TOLD = ("ada_p", "lr_scale", "path_length")  # of the extras, in the metrics
+# Of the extras, in the metrics, by these names.
+_TOLD = {"ada_p": "ada_p", "lr_scale": "lr_scale", "path_length": "path_length_mean"}
 
 
 def _part(gan: GAN, batch: Batch, rng: Array, k: Array | int) -> Part:
