@@ -114,9 +114,9 @@ def _check_taken(config: ConfigDict, spec: Any) -> None:
             f"config.d_augment is for the method gan: {config.method} has no discriminator that "
             "sees augmented images. Leave it out, or take config.augment."
         )
+    plain, told = configs.default().to_dict(), config.to_dict()
     for name in ("accumulate", "penalty_end", "regularizers", "remat"):
-        plain = configs.default()[name]
-        if config.get(name, plain) != plain and not hasattr(spec, "regularizers"):
+        if told.get(name, plain[name]) != plain[name] and not hasattr(spec, "regularizers"):
             raise UserError(
                 f"config.{name} is for the method gan, not {config.method}: leave it out."
             )
