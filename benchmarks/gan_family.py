@@ -61,9 +61,14 @@ def training_images(folder: Path) -> dict:
     """The same of 10,000 training images in place of samples."""
     out = folder / "training_images.json"
     if not out.exists():
-        sides = "--real=tfds:mnist/test", "--fake=tfds:mnist/train[:10000]"
+        from aigc_jax.data import sources
+
+        for side, split in (("real", "test"), ("fake", "train[:10000]")):
+            data = sources.load("tfds:mnist", split=split, image_size=32)
+            np.savez(folder / f"{side}.npz", data.images, data.labels)
+        sides = f"--real={folder / 'real.npz'}", f"--fake={folder / 'fake.npz'}"
         extractor = f"--extractor={folder / 'judge'}"
-        command("evaluate", *sides, extractor, f"--metrics={METRICS}", f"--json={out}")
+        command("evaluate", *sides, extractor, "--metrics=fid,prdc", f"--json={out}")
     return json.loads(out.read_text())
 
 
