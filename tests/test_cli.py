@@ -276,7 +276,7 @@ TRAIN_MISTAKES = {
     "dtype": (["--config.dtype=float31"], ["'float31'", "'float32'"]),
     "on_nonfinite": (["--config.on_nonfinite=ignore"], ["'ignore'", "skip", "stop"]),
     "best_mode": (["--config.eval.best_mode=mim"], ["'mim'", "'min'"]),
-    "image size": (["--config.image_size=24"], ["24", "16, 32, 64 or 128"]),
+    "image size": (["--config.image_size=24"], ["24", "16, 32, 64, 128 or 256"]),
     "devices": (["--config.batch_size=12"], ["12", "8 devices", "multiple of 8"]),
     "no steps": (["--config.num_train_steps=0"], ["num_train_steps", "at least 1"]),
     "cadence": (
