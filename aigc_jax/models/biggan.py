@@ -15,7 +15,8 @@ from flax import linen as nn
 
 from aigc_jax.layers.condition import check_label, concat_label, ways
 from aigc_jax.layers.conv import Dense
-from aigc_jax.models.resnet_blocks import judged, kit, synthesis, widths
+from aigc_jax.models import resnet_gan
+from aigc_jax.models.resnet_blocks import kit, synthesis, widths
 from aigc_jax.types import Array
 
 
@@ -66,28 +67,9 @@ class Generator(nn.Module):
         return shared(told)
 
 
-class Discriminator(nn.Module):
-    """Images -> logits; attributes as of `resnet_gan.Discriminator`."""
+class Discriminator(resnet_gan.Discriminator):
+    """Images -> logits: that of `resnet_gan` with BigGAN's width, attention and first weights."""
 
-    image_size: int = 32
     width: int = 96
-    condition: str = "projection"
     attention: int = 16
-    spectral: bool = True
     initialization: str = "orthogonal"
-    num_classes: int = 0
-    remat: bool = False
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Array, label: Array | None = None, *, train: bool, groups: int = 1
-    ) -> Array:
-        """x (B, S, S, C) in [-1, 1], label (kB / groups,) int32 -> logits (kB,) float32.
-
-        The batch interleaves `groups` sub-batches (example i is of sub-batch i % groups), which
-        share their k labels each.
-        """
-        check_label(label, self.num_classes)
-        return judged(self, x, label, groups, train)

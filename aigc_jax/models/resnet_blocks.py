@@ -189,9 +189,7 @@ def analysis(network: nn.Module, x: Array, kit: Kit) -> Array:
     return x
 
 
-def judged(
-    network: nn.Module, x: Array, label: Array | None, groups: int, train: bool, pool: str = "sum"
-) -> Array:
+def judged(network: nn.Module, x: Array, label: Array | None, groups: int, train: bool) -> Array:
     """A discriminator's call: images and labels -> logits, see `resnet_gan.Discriminator`."""
     told, parts = ways(network.condition, "discriminator", _WAYS), kit(network, train)
     told = told if label is not None else ()
@@ -199,7 +197,7 @@ def judged(
     if "concat" in told:
         x, label = for_each(x, label, groups)
         x, groups = concat_label(x, label, network.num_classes), 1
-    pooled = _pooled(nn.relu(analysis(network, x, parts)).astype(jnp.float32), pool)
+    pooled = _pooled(nn.relu(analysis(network, x, parts)).astype(jnp.float32), network.pool)
     linear = partial(parts.linear, dtype=jnp.float32)
     if "auxiliary" in told:
         found = linear(network.num_classes, use_bias=False, name="classhead")(pooled)

@@ -99,4 +99,4 @@ class Discriminator(nn.Module):
         share their k labels each.
         """
         check_label(label, self.num_classes)
-        return judged(self, x, label, groups, train, self.pool)
+        return judged(self, x, label, groups, train)
