@@ -361,7 +361,10 @@ def test_logits_that_do_not_depend_on_labels(condition):
         (Generator(16, condition="styel"), "config.generator.condition holds 'styel'.*style"),
         (Discriminator(48), "size 48"),
         (Discriminator(16, architecture="resnt"), "architecture is 'resnt'.*resnet"),
-        (Discriminator(16, num_classes=3, condition="concat,auxiliary"), "predicted from itself"),
+        (
+            Discriminator(16, num_classes=3, condition="concat,auxiliary"),
+            "shows what auxiliary is to tell",
+        ),
     ],
 )
 def test_mistakes_are_told(module, message):

@@ -119,8 +119,7 @@ def for_each(x: Array, condition: Condition | Encoded, groups: int = 1) -> tuple
     Returns:
       (nkB, ...) both, an image's k conditions one after another.
     """
-    rows = len(x) // groups
-    each = len(jax.tree.leaves(condition)[0]) // rows
+    rows, each = len(x) // groups, each_of(x, condition, groups)
 
     def shared(y: Array) -> Array:
         y = y.reshape(rows, 1, each, *y.shape[1:])
@@ -262,6 +261,46 @@ def ways(condition: str, network: str, known: tuple[str, ...]) -> tuple[str, ...
             hint = did_you_mean(part, known)
             raise UserError(f"config.{network}.condition holds {part!r}.{hint}")
     return parts
+
+
+def discriminator_ways(
+    condition: str,
+    in_logits: tuple[str, ...],
+    each: int = 1,
+    shown: tuple[str, ...] = ("concat",),
+) -> tuple[str, ...]:
+    """The parts of a discriminator's "projection,auxiliary".
+
+    Args:
+      condition: as in its config.
+      in_logits: the ways it has, besides `auxiliary`: logits depend on the condition by them.
+      each: conditions of an image, more than one where some are wrong.
+      shown: those by which what `auxiliary` reads has seen the condition.
+
+    Raises:
+      UserError: an unknown way; `auxiliary` with what it is to tell in sight; several conditions
+        that no logit depends on.
+    """
+    told = ways(condition, "discriminator", (*in_logits, "auxiliary"))
+    for way in {*shown} & {*told}:
+        if "auxiliary" in told:
+            raise UserError(
+                f"config.discriminator.condition is {condition!r}, but {way} shows what auxiliary "
+                "is to tell: take projection beside auxiliary."
+            )
+    if each > 1 and not {*in_logits} & {*told}:
+        raise UserError(
+            "config.conditioning.mismatch is above 0, and the discriminator's logits don't depend "
+            f"on the condition: add one of {', '.join(in_logits)} to "
+            "config.discriminator.condition."
+        )
+    return told
+
+
+def each_of(x: Array, condition: Condition | Encoded, groups: int = 1) -> int:
+    """How many conditions an image has, see `for_each`; 1 without any."""
+    leaves = jax.tree.leaves(condition)
+    return len(leaves[0]) * groups // len(x) if leaves else 1
 
 
 def check_label(condition: Condition, num_classes: int = 0) -> None:

@@ -25,22 +25,21 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
-from aigc_jax.errors import UserError
 from aigc_jax.layers.condition import (
     Condition,
     CrossAttention,
     Encoded,
     Projection,
     Text,
+    discriminator_ways,
+    each_of,
     for_each,
-    ways,
 )
 from aigc_jax.layers.conv import Conv
 from aigc_jax.models.fusion_blocks import analysis, encoder, he, leaky, synthesis
 from aigc_jax.types import Array
 
 _IN_LOGITS = ("concat", "projection", "attention")
-_WAYS = (*_IN_LOGITS, "auxiliary")
 
 
 class Generator(nn.Module):
@@ -113,19 +112,16 @@ class Discriminator(nn.Module):
         The batch interleaves `groups` sub-batches (example i is of sub-batch i % groups), which
         share their k conditions.
         """
-        told = ways(self.condition, "discriminator", _WAYS)
+        # No way is before the maps that `auxiliary` reads.
+        told = discriminator_ways(
+            self.condition, _IN_LOGITS, each_of(x, condition, groups), shown=()
+        )
         x = analysis(self, x, train, groups)
         if condition is None:
             return self._logits(x)
         encoded = encoder(self)(condition)
         if "auxiliary" in told:
             self._auxiliary(x, condition, encoded)
-        if len(encoded.vector) * groups > len(x) and not {*told} & {*_IN_LOGITS}:
-            raise UserError(
-                "config.conditioning.mismatch is above 0, and the discriminator's logits don't "
-                f"depend on the condition: add one of {', '.join(_IN_LOGITS)} to "
-                "config.discriminator.condition."
-            )
         x, encoded = for_each(x, encoded, groups)
         if "attention" in told:
             x = CrossAttention(dtype=self.dtype)(x, encoded)

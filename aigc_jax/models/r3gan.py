@@ -17,13 +17,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax.errors import UserError
-from aigc_jax.layers.condition import Condition, LabelConv, check_label, for_each, ways
+from aigc_jax.layers.condition import (
+    Condition,
+    LabelConv,
+    check_label,
+    discriminator_ways,
+    each_of,
+    for_each,
+    ways,
+)
 from aigc_jax.layers.conv import Conv, Dense, Initializer
 from aigc_jax.layers.fir import fir_down, fir_up
 from aigc_jax.types import Array
 
 _SIZES = (8, 16, 32, 64, 128, 256)
-_IN_LOGITS = ("concat", "projection")
 
 leaky = partial(nn.leaky_relu, negative_slope=0.2)
 unit = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -163,7 +170,10 @@ class Discriminator(nn.Module):
         The batch interleaves `groups` sub-batches (example i is of sub-batch i % groups), which
         share their k labels.
         """
-        told = self._told(x, label, groups)
+        check_label(label, self.num_classes)
+        each = each_of(x, label, groups)
+        told = discriminator_ways(self.condition, ("concat", "projection"), each)
+        told = told if self.num_classes else ()
         if "concat" in told:
             (x, label), groups = for_each(x, label, groups), 1
         x = self._features(x, label, self.num_classes if "concat" in told else 0)
@@ -177,27 +187,6 @@ class Discriminator(nn.Module):
             return linear(1)(x).reshape(-1)
         init = nn.initializers.normal((self.width * self.num_classes) ** -0.5)
         return jnp.sum(linear(self.width)(x) * _embedded(self, label, self.width, init), -1)
-
-    def _told(self, x: Array, label: Condition, groups: int) -> tuple[str, ...]:
-        """The ways to condition, none without classes. UserError where they don't do."""
-        check_label(label)
-        told = ways(self.condition, "discriminator", (*_IN_LOGITS, "auxiliary"))
-        if {"concat", "auxiliary"} <= {*told}:
-            raise UserError(
-                f"config.discriminator.condition is {self.condition!r}, but r3gan's concat shows "
-                "the label that auxiliary is to tell: take projection beside auxiliary."
-            )
-        if not self.num_classes:
-            return ()
-        if label is None:
-            raise ValueError(f"Conditional on {self.num_classes} classes: pass a label.")
-        if len(label) * groups > len(x) and not {*told} & {*_IN_LOGITS}:
-            raise UserError(
-                "config.conditioning.mismatch is above 0, and the discriminator's logits don't "
-                f"depend on the condition: add {' or '.join(_IN_LOGITS)} to "
-                "config.discriminator.condition."
-            )
-        return told
 
     def _features(self, x: Array, label: Array | None, num_classes: int) -> Array:
         """Images, labels beside them if there are num_classes -> (B, width) float32."""

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from aigc_jax.errors import UserError, did_you_mean
 from aigc_jax.layers.attention import MapAttention
-from aigc_jax.layers.condition import concat_label, for_each, ways
+from aigc_jax.layers.condition import concat_label, discriminator_ways, each_of, for_each
 from aigc_jax.layers.conv import Conv, ConvDownsample, Dense, UpsampleConv
 from aigc_jax.layers.norm import BatchNorm, ConditionalBatchNorm
 from aigc_jax.layers.spectral import spectral
@@ -35,8 +35,6 @@ _DISCRIMINATORS = {
     128: (1, 2, 4, 8, 16, 16),
     256: (1, 2, 4, 8, 8, 16, 16),
 }
-_IN_LOGITS = ("concat", "projection")
-_WAYS = (*_IN_LOGITS, "auxiliary")
 
 
 def widths(image_size: int, width: int) -> list[int]:
@@ -191,9 +189,9 @@ def analysis(network: nn.Module, x: Array, kit: Kit) -> Array:
 
 def judged(network: nn.Module, x: Array, label: Array | None, groups: int, train: bool) -> Array:
     """A discriminator's call: images and labels -> logits, see `resnet_gan.Discriminator`."""
-    told, parts = ways(network.condition, "discriminator", _WAYS), kit(network, train)
+    parts, each = kit(network, train), each_of(x, label, groups)
+    told = discriminator_ways(network.condition, ("concat", "projection"), each)
     told = told if label is not None else ()
-    _check_told(told, label, groups, len(x))
     if "concat" in told:
         x, label = for_each(x, label, groups)
         x, groups = concat_label(x, label, network.num_classes), 1
@@ -233,17 +231,3 @@ def _pooled(x: Array, pool: str) -> Array:
             f"config.discriminator.pool is {pool!r}.{did_you_mean(pool, ('sum', 'mean'))}"
         )
     return x.sum((1, 2)) if pool == "sum" else x.mean((1, 2))
-
-
-def _check_told(told: tuple[str, ...], label: Array | None, groups: int, images: int) -> None:
-    if {"concat", "auxiliary"} <= {*told}:
-        raise UserError(
-            "config.discriminator.condition holds concat and auxiliary, but concat shows the label "
-            "that auxiliary is to tell: take projection beside auxiliary."
-        )
-    if label is not None and len(label) * groups > images and not {*told} & {*_IN_LOGITS}:
-        raise UserError(
-            "config.conditioning.mismatch is above 0, and the discriminator's logits don't "
-            f"depend on the condition: add one of {', '.join(_IN_LOGITS)} to "
-            "config.discriminator.condition."
-        )

@@ -29,7 +29,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aigc_jax.errors import UserError, did_you_mean
-from aigc_jax.layers.condition import check_label, concat_label, for_each, ways
+from aigc_jax.layers.condition import (
+    check_label,
+    concat_label,
+    discriminator_ways,
+    each_of,
+    for_each,
+    ways,
+)
 from aigc_jax.layers.equalized import EqualConv, EqualDense, leaky, unit_moment
 from aigc_jax.layers.fir import fir_blur, fir_down, fir_up
 from aigc_jax.layers.minibatch_std import minibatch_std
@@ -328,7 +335,10 @@ class Discriminator(nn.Module):
         share their k labels, and not their minibatch standard deviations.
         """
         check_label(label)
-        told = _told(self, len(x) // groups, label)
+        told = discriminator_ways(
+            self.condition, ("projection", "concat"), each_of(x, label, groups)
+        )
+        told = told if self.num_classes else ()
         x = self._maps(x)
         axis_name = None if self.is_initializing() else self.axis_name
         x = minibatch_std(x, self.mbstd_group, groups, axis_name)
@@ -378,22 +388,3 @@ def _is_residual(architecture: str) -> bool:
             f"{did_you_mean(architecture, ('orig', 'resnet'))}"
         )
     return architecture == "resnet"
-
-
-def _told(network: Discriminator, rows: int, label: Array | None) -> tuple[str, ...]:
-    """The ways a discriminator is told the labels of its `rows` images or pairs of them."""
-    told = ways(network.condition, "discriminator", ("projection", "concat", "auxiliary"))
-    if not network.num_classes:
-        return ()
-    if {"concat", "auxiliary"} <= {*told}:
-        raise UserError(
-            f"config.discriminator.condition is {network.condition!r}: with 'concat' the label "
-            "would be predicted from itself; take 'projection,auxiliary'."
-        )
-    if label is not None and len(label) > rows and not {"projection", "concat"} & {*told}:
-        raise UserError(
-            "config.conditioning.mismatch is above 0, and the discriminator's logits don't "
-            "depend on the condition: add one of projection, concat to "
-            "config.discriminator.condition."
-        )
-    return told
