@@ -58,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "data.source": "tfds:mnist", "data.flip": False, "eval.extractor": "mnist_classifier",
         "eval.best": "", "sample_every": 200, "checkpoint_every": 200, "ema.half_life": 5000.0,
         "batch_size": 32, "generator.width": 32, "discriminator.width": 32, "generator.blocks": 1,
-        "discriminator.blocks": 1, "optimizer.lr": 5e-4, "optimizer.decay_steps": 500,
-        "num_train_steps": 500, "r1": 2.0, "r2": 2.0, "penalty_every": 4, "d_augment": "",
+        "discriminator.blocks": 1, "optimizer.lr": 2.5e-3, "optimizer.decay_steps": 800,
+        "num_train_steps": 800, "r1": 10.0, "r2": 10.0, "penalty_every": 4, "d_augment": "",
     }  # fmt: skip
     return configs.finish(config, arg, mnist=mnist, hour=hour)

@@ -44,8 +44,8 @@ def get_config(arg: str = "") -> ConfigDict:
     mnist = {
         "data.source": "tfds:mnist", "data.flip": False, "eval.extractor": "mnist_classifier",
         "eval.best": "", "sample_every": 200, "checkpoint_every": 200, "ema.half_life": 5000.0,
-        "batch_size": 32, "generator.width": 8, "discriminator.width": 16, "d_steps": 1,
-        "optimizer.lr": 5e-4, "num_train_steps": 1000,
+        "batch_size": 32, "generator.width": 16, "discriminator.width": 16, "d_steps": 1,
+        "optimizer.lr": 5e-4, "optimizer.schedule": "constant", "num_train_steps": 1000,
         "generator.initialization": "orthogonal",
     }  # fmt: skip
     return configs.finish(config, arg, mnist=mnist)

@@ -72,6 +72,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "batch_size": 32, "generator.width": 64, "generator.channel_base": 512,
         "generator.latent_dim": 64, "generator.w_dim": 64, "discriminator.width": 64,
         "discriminator.channel_base": 512, "d_augment": "", "num_train_steps": 1000,
-        "discriminator.mapping_layers": 2, "r1": 1.0, "penalty_every": 8,
+        "discriminator.mapping_layers": 2, "r1": 10.0, "penalty_every": 8,
     }  # fmt: skip
     return configs.finish(config, arg, mnist=mnist)

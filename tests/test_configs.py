@@ -114,11 +114,13 @@ def train(path, workdir, *flags):
     return config
 
 
-def small_domains(config, folder):
-    """Flags for a little of the domains; folders of noise for those that are to be downloaded."""
+def small_data(config, folder):
+    """Flags for a little of each set; folders of noise for those that are to be downloaded."""
     folders = config.data.source.startswith("folder:")
     if config.task not in ("unpaired", "pairs") and not folders:
-        return []
+        if not config.data.source.startswith("tfds:"):
+            return []
+        return ["--config.data.split=train[:512]", "--config.eval.split=test[:64]"]
     if config.data.a.startswith("mnistm"):
         cut = {"data": "train[:200]", "eval": "test[:64]"}
         kinds = {"a": "mnistm:", "b": "tfds:mnist/"}
@@ -139,6 +141,12 @@ def small_domains(config, folder):
     return flags + [f"--config.{k}=folder:{folder}/images/{v}" for k, v in places.items()]
 
 
+@pytest.fixture(scope="session")
+def trained():
+    """{a config's name: where a test has trained it}; those after it take it as it is."""
+    return {}
+
+
 # Of the networks of cifar10_sngan, which runs always.
 SLOW = {"cifar10_sagan", "cifar10_wgan_gp"}
 
@@ -150,18 +158,23 @@ SLOW = {"cifar10_sagan", "cifar10_wgan_gp"}
         for path in PATHS
     ],
 )
-def test_smoke_runs(path, tmp_path):
+def test_smoke_runs(path, tmp_path, trained):
     """All of it: steps, pictures, checkpoints, evaluation."""
     config = configs.load(f"{path}:smoke")
-    workdir, flags = tmp_path / "run", small_domains(config, tmp_path)
-    sources = [config.data.source, *[config.data.a] * (not flags)]
-    if any(x.startswith(("tfds:", "mnistm")) for x in sources) and not IS_PREPARED:
+    workdir, flags = tmp_path / "run", small_data(config, tmp_path)
+    sources = config.data.source, *flags
+    if any("tfds:" in x or "mnistm:" in x for x in sources) and not IS_PREPARED:
         pytest.skip("$AIGC_DATA_DIR, where prepared TFDS sets lie, is not set")
     codes = "shapes_vqvae" if config.data.source.startswith("shapes") else "cifar10_vqvae"
     for name, first in (("autoencoder", codes), ("perceptual", "cifar10_classifier")):
         if name in config.frozen:
-            train(configs.find(first), tmp_path / first)
-            flags.append(f"--config.frozen.{name}={tmp_path / first}")
+            if first not in trained:
+                train(configs.find(first), tmp_path / first, *small_data(config, tmp_path))
+                trained[first] = tmp_path / first
+            flags.append(f"--config.frozen.{name}={trained[first]}")
+    judge = config.eval.extractor
+    if judge in trained:
+        flags.append(f"--config.eval.extractor={trained[judge]}")
     train(path, workdir, *flags)
     steps = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
     assert config.num_train_steps in steps and len(steps) > 1
@@ -178,7 +191,9 @@ def test_smoke_runs(path, tmp_path):
         methods.load(config.method), "sample"
     ):
         assert rows[-1]["eval_fid"] > 0
-        assert (workdir / "judge" / "config.json").exists()
+        if judge not in trained:
+            assert (workdir / "judge" / "config.json").exists()
+            trained[judge] = workdir / "judge"
         if config.task == "label":
             assert 0 <= rows[-1]["eval_label_accuracy"] <= 1
 
