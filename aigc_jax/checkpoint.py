@@ -73,8 +73,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._manager.close()
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        try:
+            with self.naming_a_full_disk():
+                self._manager.close()
+        except UserError:
+            if error is None:  # else it goes on, which may be this one, told by a save
+                raise
 
     @property
     def latest_step(self) -> int | None:

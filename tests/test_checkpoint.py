@@ -298,3 +298,21 @@ def test_a_full_disk(small_disk):
         restored, step = checkpoints.restore(big(0))
     assert step == saved[-1]
     assert_same(restored, big(step))
+
+
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_a_disk_found_full_at_the_end(small_disk, error):
+    """It is named, unless something else went wrong before."""
+    noise = {"x": jax.random.normal(jax.random.key(0), (256, 1200))}
+    (small_disk / "others").write_bytes(b"x" * (2 << 20))
+    with (
+        pytest.raises(error or UserError, match=None if error else "disk is full"),
+        Checkpoints(small_disk, layout(), keep=9) as checkpoints,
+    ):
+        checkpoints.save(1, noise)
+        checkpoints.wait()
+        checkpoints.save(2, noise)
+        if error:
+            raise error
+    assert steps_on_disk(small_disk) == {1}

@@ -369,9 +369,9 @@ def test_conditions_it_cannot_be_told():
             init(network(**tiny), first, text)
         with pytest.raises(UserError, match="condition holds 'films'"):
             init(network(**tiny, condition="films"), first, label)
-        with pytest.raises(ValueError, match="Conditional on 3 classes: pass a label"):
+        with pytest.raises(ValueError, match="conditional on 3 classes: pass a label"):
             init(network(**tiny), first)
     with pytest.raises(UserError, match="take projection beside auxiliary"):
         init(Discriminator(**tiny, condition="concat,auxiliary"), x, label)
-    with pytest.raises(UserError, match="add concat or projection"):
+    with pytest.raises(UserError, match="add one of concat, projection"):
         init(Discriminator(**tiny, condition="auxiliary"), x, jnp.zeros(4, int))

@@ -238,7 +238,7 @@ def test_scales_of_zero_are_plain_batch_norm():
     params = jax.tree_util.tree_map_with_path(functools.partial(_taken, values), ones)
     state = shared.parts(scattered(plain, z), "batch_stats")
     unconditional, _ = apply(plain, state | {"params": params}, z)
-    np.testing.assert_allclose(conditional, unconditional, atol=1e-6)
+    np.testing.assert_allclose(conditional, unconditional, atol=5e-6)
 
 
 def _taken(params, path, ones):

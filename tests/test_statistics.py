@@ -42,7 +42,7 @@ def check_streaming(n, dim, mean, batch):
     found = statistics.finalize(streamed(x, batch))
     x = x.astype(np.float64)
     truth = Statistics(x.mean(0), np.cov(x, rowvar=False), n)
-    assert_close(found, truth, 3e-7)
+    assert_close(found, truth, 6e-7)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1000.0])
@@ -59,7 +59,7 @@ def test_sorted_features_are_as_accurate():
     x = features(8192, 32, mean=10.0)
     x = x[np.argsort(x[:, 0])]  # the first batch's mean, the shift, is far from the whole's
     found = statistics.finalize(streamed(x, 64))
-    assert_close(found, statistics.from_features(x), 3e-7)
+    assert_close(found, statistics.from_features(x), 6e-7)
 
 
 def test_compensation_gains_digits():
@@ -113,7 +113,7 @@ def test_merge_is_associative():
     a, b, c = parts
     truth = statistics.from_features(x)
     for state in (merge(merge(a, b), c), merge(a, merge(b, c)), merge(c, merge(b, a))):
-        assert_close(statistics.finalize(state), truth, 3e-7)
+        assert_close(statistics.finalize(state), truth, 6e-7)
 
 
 def test_no_features_are_neutral():
@@ -134,7 +134,7 @@ def test_across_devices(devices):
         return statistics.across(update(statistics.init(16), x, mask), "data")
 
     found = statistics.finalize(all_moments(*shards))
-    assert_close(found, statistics.from_features(x[mask]), 3e-7)
+    assert_close(found, statistics.from_features(x[mask]), 6e-7)
 
 
 def test_across_under_shard_map():

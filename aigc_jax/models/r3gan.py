@@ -133,10 +133,9 @@ class Generator(nn.Module):
 
     def _first(self, z: Array, label: Condition) -> Array:
         """z and the label -> (B, 4, 4, width) float32: a learned map, its channels weighted."""
-        check_label(label)
-        if ways(self.condition, "generator", ("concat",)) and self.num_classes:
-            if label is None:
-                raise ValueError(f"Conditional on {self.num_classes} classes: pass a label.")
+        told = ways(self.condition, "generator", ("concat",))
+        check_label(label, self.num_classes if told else 0)
+        if told and self.num_classes:
             z = jnp.concatenate([z, _embedded(self, label, self.latent_dim, unit)], -1)
         weights = Dense(self.width, use_bias=False, kernel_init=unit, name="latent")(z)
         basis = self.param("basis", nn.initializers.normal(1.0), (1, 4, 4, self.width))
