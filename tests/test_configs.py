@@ -118,9 +118,9 @@ def small_data(config, folder):
     """Flags for a little of each set; folders of noise for those that are to be downloaded."""
     folders = config.data.source.startswith("folder:")
     if config.task not in ("unpaired", "pairs") and not folders:
-        if not config.data.source.startswith("tfds:"):
-            return []
-        return ["--config.data.split=train[:512]", "--config.eval.split=test[:64]"]
+        if config.data.source.startswith("tfds:"):
+            return ["--config.data.split=train[:512]", "--config.eval.split=test[:64]"]
+        return ["--config.eval.split=test[:64]"] * config.data.source.startswith("shapes")
     if config.data.a.startswith("mnistm"):
         cut = {"data": "train[:200]", "eval": "test[:64]"}
         kinds = {"a": "mnistm:", "b": "tfds:mnist/"}

@@ -37,6 +37,8 @@ def stream(data, task=everything, **kwargs):
         ("shapes:2,textured/novel", "train", "shapes:2,textured/novel", 10_000),
         ("shapes:textured", "novel", "shapes:3,textured/novel", 10_000),
         ("shapes/test", "train", "shapes:3/test", 10_000),
+        ("shapes:2", "test[:64]", "shapes:2/test[:64]", 64),
+        ("shapes/train[:1000]", "test", "shapes:3/train[:1000]", 1000),
     ],
 )
 def test_grammar(source, split, name, count):
@@ -54,6 +56,8 @@ def test_grammar(source, split, name, count):
         ("shapes:2textured", "cannot read shapes:2textured"),
         ("shapes:2/tset", "shapes has no split 'tset'. Did you mean 'test'?"),
         ("shapes/al", "shapes has no split 'al'. Did you mean 'all'?"),
+        ("shapes/test[:0]", "test[:0] of shapes is empty: take at least 1"),
+        ("shapes/test[5:9]", "shapes has no split 'test[5:9]'. Did you mean 'test'?"),
         ("shape:2", "Did you mean 'shapes'?"),
     ],
 )

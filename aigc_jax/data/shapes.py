@@ -5,6 +5,7 @@
 train never ends (2^31 - 1 scenes); test has 10,000 others of the same kind; novel has 10,000 in
 which one object is of a shape and a colour (`HELD_OUT`) that are never together in the other two;
 all has every combination alike and never ends: for probes, which must not learn what is rare.
+`test[:500]` is the first 500 of a split, as TFDS writes it.
 
 What is known of a scene comes as fields of the source, and of the task that takes them:
 
@@ -74,7 +75,8 @@ def read_shapes(request: Request) -> Dataset:
     Raises:
       UserError: another number of objects, split or size than there is.
     """
-    source, size = _source(request), request.image_size
+    source, num_examples = _source(request)
+    size = request.image_size
     if not _LEAST <= size <= _LARGEST:
         raise UserError(f"shapes are drawn at {_LEAST} to {_LARGEST} pixels, not {size}")
     channels = request.channels or 3
@@ -83,9 +85,10 @@ def read_shapes(request: Request) -> Dataset:
         return to_channels(pictures(source.scenes(rows), size), channels), rows
 
     kind = f"{source.most}{',textured' if source.textured else ''}"
+    cut = f"[:{num_examples}]" if num_examples < SPLITS[source.split] else ""
     return Dataset(
-        name=f"shapes:{kind}/{source.split}",
-        num_examples=SPLITS[source.split],
+        name=f"shapes:{kind}/{source.split}{cut}",
+        num_examples=num_examples,
         image_size=size,
         channels=channels,
         class_names=SHAPES if source.most == 1 else (),
@@ -95,9 +98,11 @@ def read_shapes(request: Request) -> Dataset:
     )
 
 
-def _source(request: Request) -> Source:
+def _source(request: Request) -> tuple[Source, int]:
+    """The scenes that are asked for, and how many of them."""
     kind, slash, split = request.place.partition("/")
     split = split if slash else request.split
+    split, most = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", split).groups()
     match = re.fullmatch(r"([1-3])?(?:(^|,)(textured))?", kind)
     if not match:
         raise UserError(
@@ -106,7 +111,10 @@ def _source(request: Request) -> Source:
         )
     if split not in SPLITS:
         raise UserError(f"shapes has no split {split!r}.{did_you_mean(split, SPLITS)}")
-    return Source(split, int(match[1] or OBJECTS), match[3] is not None)
+    if most is not None and int(most) < 1:
+        raise UserError(f"{split}[:{most}] of shapes is empty: take at least 1 scene")
+    source = Source(split, int(match[1] or OBJECTS), match[3] is not None)
+    return source, min(int(most or SPLITS[split]), SPLITS[split])
 
 
 def _fields(source: Source, size: int, channels: int) -> dict[str, Field]:
