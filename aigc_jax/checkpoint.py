@@ -77,9 +77,11 @@ class Checkpoints:
         try:
             with self.naming_a_full_disk():
                 self._manager.close()
-        except UserError:
-            if error is None:  # else it goes on, which may be this one, told by a save
+        except UserError as full:
+            if error is None:
                 raise
+            if str(full) != str(error):  # else a save has told it already
+                logging.warning("%s", full)
 
     @property
     def latest_step(self) -> int | None:

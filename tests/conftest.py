@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Each compiled program maps memory, and Linux kills a process that has over 65,530 maps."""
+    """Each compiled program maps memory, and Linux lets a process have 65,530 maps in all."""
     maps = Path("/proc/self/maps")
     many = maps.exists() and maps.read_bytes().count(b"\n") > 20_000
     if many or nextitem is None or nextitem.path != item.path:

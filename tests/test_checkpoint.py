@@ -302,12 +302,14 @@ def test_a_full_disk(small_disk):
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
 @pytest.mark.parametrize("error", [None, KeyError])
-def test_a_disk_found_full_at_the_end(small_disk, error):
-    """It is named, unless something else went wrong before."""
+def test_a_disk_found_full_at_the_end(small_disk, error, caplog):
+    """It is named: in a warning where something else went wrong before."""
     noise = {"x": jax.random.normal(jax.random.key(0), (256, 1200))}
     (small_disk / "others").write_bytes(b"x" * (2 << 20))
     with (
-        pytest.raises(error or UserError, match=None if error else "disk is full"),
+        pytest.raises(
+            error or UserError, match=None if error else "disk is full.* step 1 is the last"
+        ),
         Checkpoints(small_disk, layout(), keep=9) as checkpoints,
     ):
         checkpoints.save(1, noise)
@@ -316,3 +318,4 @@ def test_a_disk_found_full_at_the_end(small_disk, error):
         if error:
             raise error
     assert steps_on_disk(small_disk) == {1}
+    assert not error or "disk is full" in caplog.text

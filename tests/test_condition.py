@@ -15,6 +15,8 @@ from aigc_jax.layers.condition import (
     Film,
     Projection,
     Text,
+    discriminator_ways,
+    each_of,
     for_each,
     for_grid,
     nothing,
@@ -255,3 +257,31 @@ def test_for_each_pairs_every_image_with_its_conditions(groups, each):
     np.testing.assert_array_equal(found.tokens[:, 0], [condition for _, condition in pairs])
     np.testing.assert_array_equal(found.mask[:, 0], [condition > 0 for _, condition in pairs])
     assert found.sentence is None
+
+
+def test_each_of_counts_an_images_conditions():
+    x = np.zeros((8, 4, 4, 3))
+    sentence = Text(np.zeros((8, 0, 5)), np.zeros((8, 0), bool), np.zeros((8, 5)))
+    assert [each_of(x, None), each_of(x, np.zeros(8)), each_of(x, np.zeros(16))] == [0, 1, 2]
+    assert [each_of(x, sentence), each_of(x, np.zeros(8), groups=2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("condition", "each", "shown", "line"),
+    [
+        ("projection, auxiliary", 1, ("concat",), ""),
+        ("concat,auxiliary", 1, ("concat",), "but concat shows what auxiliary is to tell"),
+        ("concat,auxiliary", 1, (), ""),
+        ("concat,auxiliary", 0, ("concat",), ""),
+        ("auxiliary", 2, ("concat",), "add one of concat, projection"),
+        ("auxiliary,projection", 2, ("concat",), ""),
+        ("concta", 0, ("concat",), "holds 'concta'. Did you mean 'concat'"),
+    ],
+)
+def test_a_discriminators_ways_go_together(condition, each, shown, line):
+    ways = lambda: discriminator_ways(condition, ("concat", "projection"), each, shown)  # noqa: E731
+    if line:
+        with pytest.raises(UserError, match=line):
+            ways()
+    else:
+        assert ways() == (tuple(condition.replace(" ", "").split(",")) if each else ())

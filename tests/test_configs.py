@@ -172,7 +172,8 @@ def test_smoke_runs(path, tmp_path, trained):
                 train(configs.find(first), tmp_path / first, *small_data(config, tmp_path))
                 trained[first] = tmp_path / first
             flags.append(f"--config.frozen.{name}={trained[first]}")
-    judge = config.eval.extractor
+    # That of a translation's is trained on the target's images alone.
+    judge = config.eval.extractor, config.task == "unpaired"
     if judge in trained:
         flags.append(f"--config.eval.extractor={trained[judge]}")
     train(path, workdir, *flags)

@@ -39,6 +39,7 @@ def stream(data, task=everything, **kwargs):
         ("shapes/test", "train", "shapes:3/test", 10_000),
         ("shapes:2", "test[:64]", "shapes:2/test[:64]", 64),
         ("shapes/train[:1000]", "test", "shapes:3/train[:1000]", 1000),
+        ("shapes/test[:20000]", "train", "shapes:3/test", 10_000),
     ],
 )
 def test_grammar(source, split, name, count):

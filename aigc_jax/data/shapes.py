@@ -73,7 +73,7 @@ def read_shapes(request: Request) -> Dataset:
     """The scenes of a split, in colour unless one channel is asked for.
 
     Raises:
-      UserError: another number of objects, split or size than there is.
+      UserError: another number of objects, split or size than there is, or no scenes.
     """
     source, num_examples = _source(request)
     size = request.image_size
@@ -102,7 +102,7 @@ def _source(request: Request) -> tuple[Source, int]:
     """The scenes that are asked for, and how many of them."""
     kind, slash, split = request.place.partition("/")
     split = split if slash else request.split
-    split, most = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", split).groups()
+    split, most = re.fullmatch(r"(.*?)(?:\[:(\d+)\])?", split, re.DOTALL).groups()
     match = re.fullmatch(r"([1-3])?(?:(^|,)(textured))?", kind)
     if not match:
         raise UserError(

@@ -266,15 +266,15 @@ def ways(condition: str, network: str, known: tuple[str, ...]) -> tuple[str, ...
 def discriminator_ways(
     condition: str,
     in_logits: tuple[str, ...],
-    each: int = 1,
+    each: int,
     shown: tuple[str, ...] = ("concat",),
 ) -> tuple[str, ...]:
-    """The parts of a discriminator's "projection,auxiliary".
+    """The parts of a discriminator's "projection,auxiliary"; none without conditions.
 
     Args:
       condition: as in its config.
       in_logits: the ways it has, besides `auxiliary`: logits depend on the condition by them.
-      each: conditions of an image, more than one where some are wrong.
+      each: conditions of an image, see `each_of`: more than one where some are wrong.
       shown: those by which what `auxiliary` reads has seen the condition.
 
     Raises:
@@ -282,12 +282,14 @@ def discriminator_ways(
         that no logit depends on.
     """
     told = ways(condition, "discriminator", (*in_logits, "auxiliary"))
-    for way in {*shown} & {*told}:
-        if "auxiliary" in told:
-            raise UserError(
-                f"config.discriminator.condition is {condition!r}, but {way} shows what auxiliary "
-                "is to tell: take projection beside auxiliary."
-            )
+    if not each:
+        return ()
+    seen = [way for way in told if way in shown]
+    if seen and "auxiliary" in told:
+        raise UserError(
+            f"config.discriminator.condition is {condition!r}, but {seen[0]} shows what auxiliary "
+            "is to tell: take projection beside auxiliary."
+        )
     if each > 1 and not {*in_logits} & {*told}:
         raise UserError(
             "config.conditioning.mismatch is above 0, and the discriminator's logits don't depend "
@@ -298,9 +300,9 @@ def discriminator_ways(
 
 
 def each_of(x: Array, condition: Condition | Encoded, groups: int = 1) -> int:
-    """How many conditions an image has, see `for_each`; 1 without any."""
+    """How many conditions an image has, see `for_each`."""
     leaves = jax.tree.leaves(condition)
-    return len(leaves[0]) * groups // len(x) if leaves else 1
+    return len(leaves[0]) * groups // len(x) if leaves else 0
 
 
 def check_label(condition: Condition, num_classes: int = 0) -> None:

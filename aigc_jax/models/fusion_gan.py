@@ -39,8 +39,6 @@ from aigc_jax.layers.conv import Conv
 from aigc_jax.models.fusion_blocks import analysis, encoder, he, leaky, synthesis
 from aigc_jax.types import Array
 
-_IN_LOGITS = ("concat", "projection", "attention")
-
 
 class Generator(nn.Module):
     """Latents and conditions -> images.
@@ -112,10 +110,9 @@ class Discriminator(nn.Module):
         The batch interleaves `groups` sub-batches (example i is of sub-batch i % groups), which
         share their k conditions.
         """
+        in_logits, each = ("concat", "projection", "attention"), each_of(x, condition, groups)
         # No way is before the maps that `auxiliary` reads.
-        told = discriminator_ways(
-            self.condition, _IN_LOGITS, each_of(x, condition, groups), shown=()
-        )
+        told = discriminator_ways(self.condition, in_logits, each, shown=())
         x = analysis(self, x, train, groups)
         if condition is None:
             return self._logits(x)

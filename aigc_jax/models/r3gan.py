@@ -170,9 +170,8 @@ class Discriminator(nn.Module):
         share their k labels.
         """
         check_label(label, self.num_classes)
-        each = each_of(x, label, groups)
+        each = each_of(x, label if self.num_classes else None, groups)
         told = discriminator_ways(self.condition, ("concat", "projection"), each)
-        told = told if self.num_classes else ()
         if "concat" in told:
             (x, label), groups = for_each(x, label, groups), 1
         x = self._features(x, label, self.num_classes if "concat" in told else 0)

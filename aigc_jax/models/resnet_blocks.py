@@ -191,7 +191,6 @@ def judged(network: nn.Module, x: Array, label: Array | None, groups: int, train
     """A discriminator's call: images and labels -> logits, see `resnet_gan.Discriminator`."""
     parts, each = kit(network, train), each_of(x, label, groups)
     told = discriminator_ways(network.condition, ("concat", "projection"), each)
-    told = told if label is not None else ()
     if "concat" in told:
         x, label = for_each(x, label, groups)
         x, groups = concat_label(x, label, network.num_classes), 1

@@ -335,10 +335,8 @@ class Discriminator(nn.Module):
         share their k labels, and not their minibatch standard deviations.
         """
         check_label(label)
-        told = discriminator_ways(
-            self.condition, ("projection", "concat"), each_of(x, label, groups)
-        )
-        told = told if self.num_classes else ()
+        each = each_of(x, label if self.num_classes else None, groups)
+        told = discriminator_ways(self.condition, ("projection", "concat"), each)
         x = self._maps(x)
         axis_name = None if self.is_initializing() else self.axis_name
         x = minibatch_std(x, self.mbstd_group, groups, axis_name)
