@@ -371,6 +371,8 @@ def test_conditions_it_cannot_be_told():
             init(network(**tiny, condition="films"), first, label)
         with pytest.raises(ValueError, match="conditional on 3 classes: pass a label"):
             init(network(**tiny), first)
+    with pytest.raises(UserError, match="r3gan's blocks is 0: take at least 1"):
+        init(Generator(**tiny, blocks=0), z, label)
     with pytest.raises(UserError, match="take projection beside auxiliary"):
         init(Discriminator(**tiny, condition="concat,auxiliary"), x, label)
     with pytest.raises(UserError, match="add one of concat, projection"):

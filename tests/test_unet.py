@@ -221,9 +221,9 @@ def test_half_precision(conv):
 def test_a_config_builds_it():
     from ml_collections import ConfigDict
 
-    section = ConfigDict({"name": "unet", "conv": "gated", "dilations": (2, 4), "blocks": 1})
+    section = ConfigDict({"name": "unet", "conv": "gated", "dilations": (2, 4), "blocks": 0})
     model = models.build(section, "Restorer", image_size=32, channels=1, dtype=jnp.float32)
-    assert model == Restorer(channels=1, conv="gated", dilations=(2, 4), blocks=1)
+    assert model == Restorer(channels=1, conv="gated", dilations=(2, 4), blocks=0)
     assert models.multiple(model) == 8
 
 

@@ -48,7 +48,7 @@ def _module(family: str, role: str, fields: dict[str, Any], common: dict[str, An
     if not hasattr(module, role):
         raise UserError(f"Model {family!r} has no {role}.")
     cls = getattr(module, role)
-    for key in ("width", "blocks", "chunk", "latent_dim", "w_dim"):
+    for key in ("width", "chunk", "latent_dim", "w_dim"):
         if isinstance(fields.get(key, 1), int) and fields.get(key, 1) < 1:
             raise UserError(f"{role} {family!r} has a {key} of {fields[key]}: take at least 1.")
     known = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}

@@ -44,9 +44,12 @@ def fixup(blocks: int) -> Initializer:
 def stages(network: nn.Module) -> list[int]:
     """Channels of the stages 4x4, 8x8, ...: `width` up to 32x32, then half with each doubling.
 
-    The network has the fields `image_size`, `width`, `group_width`. UserError where they don't fit.
+    The network has the fields `image_size`, `width`, `blocks`, `group_width`. UserError where they
+    don't fit.
     """
     size, width, group = network.image_size, network.width, network.group_width
+    if network.blocks < 1:
+        raise UserError(f"r3gan's blocks is {network.blocks}: take at least 1.")
     if size not in _SIZES:
         known = ", ".join(map(str, _SIZES[:-1]))
         raise UserError(f"r3gan can't make images of size {size}: take {known} or {_SIZES[-1]}.")
